@@ -1,0 +1,68 @@
+"""What every data set is to us: named tiles, in splits, with labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mapex_lightning.modality import Modality
+from mapex_lightning.tiles import Target, Tile
+
+Task = Literal["multiclass", "multilabel", "segmentation"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class GeoReference(NamedTuple):
+    """Where a tile lies, at the resolution of its target: what a predicted raster is written with.
+
+    Attributes:
+        crs: the coordinate system as WKT.
+        transform: the six numbers of the affine transform from pixel to map.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+
+
+class TileSet(ABC):
+    """A data set on disk, or made on the fly. Constructing one reads nothing.
+
+    Attributes:
+        task: what the labels are.
+        root: the folder below which the files are looked for.
+    """
+
+    task: Task
+    root: Path
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+
+    @abstractmethod
+    def keys(self, split: Split) -> Sequence[str]:
+        """The ids of the tiles of a split, in an order that never changes.
+
+        Raises:
+            MapexError: the files are not there; the sentence says where to get them.
+        """
+
+    @abstractmethod
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        """One tile, with those of the modalities that it has, and its label.
+
+        Raises:
+            MapexError: a file cannot be read, or lacks a band; the sentence names file and band.
+        """
+
+    @abstractmethod
+    def label(self, key: str) -> Target | None:
+        """The label of a tile, without reading pixels where that is possible."""
+
+    def georeference(self, key: str) -> GeoReference | None:
+        """Where the tile lies, or None where the data set does not say."""
+        return None

@@ -1,0 +1,33 @@
+"""The one error that is meant for the user: a sentence with a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MapexError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one sentence that says what was wanted, what was found, what is available and
+    what to do. The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "") -> MapexError:
+    """The error for a name that is not in a known list, with the nearest known name.
+
+    Args:
+        kind: what the name stands for, such as ``"modality"``.
+        name: the name that was given.
+        known: the names that exist.
+        remedy: what else the user can do, a clause without a full stop.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    way_out = f" {remedy}." if remedy else ""
+    return MapexError(f"There is no {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.{way_out}")

@@ -1,0 +1,109 @@
+"""Co-registered pixels of several sensors, as a single tile and as a batch.
+
+Axes: B tiles, C bands, H and W pixels. A pixel that is not finite is invalid (nodata): models mask it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality
+
+Target = int | np.ndarray
+"""A class index, a multi-hot vector (classes,) float32, or a mask (H, W) int64 in which -1 is ignored."""
+
+IGNORED = -1
+"""The class index of mask pixels that count neither for loss nor for metrics."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One place seen by the sensors that were there.
+
+    Args:
+        name: an id that is unique in its data set.
+        images: per modality (C, H, W) float32 in the modality's unit; invalid pixels are NaN. A sensor that is
+            missing at this place is simply not a key.
+        target: the label, if there is one.
+    """
+
+    name: str
+    images: dict[str, np.ndarray]
+    target: Target | None = None
+
+
+class Tiles(NamedTuple):
+    """A batch. Every modality of the batch is a key of both mappings.
+
+    Attributes:
+        images: per modality (B, C, H, W) float32 in physical units, zeros where the sensor is absent.
+        present: per modality (B,) bool.
+        names: B ids, for messages and predictions; may be empty.
+    """
+
+    images: dict[str, Tensor]
+    present: dict[str, Tensor]
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, **images: Tensor) -> Tiles:
+        """Tiles in which every given sensor is present: ``Tiles.of(s1=..., s2=...)``.
+
+        Args:
+            images: per modality (B, C, H, W).
+        """
+        return cls(
+            dict(images),
+            {name: torch.ones(len(image), dtype=torch.bool, device=image.device) for name, image in images.items()},
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """The number of tiles B."""
+        return len(next(iter(self.present.values())))
+
+
+def collate(tiles: Sequence[Tile], modalities: Sequence[Modality], extent: float) -> Tiles:
+    """Stacks tiles of equal extent into a batch; absent sensors become zeros with ``present=False``.
+
+    Args:
+        tiles: B tiles whose images all cover ``extent``.
+        modalities: the modalities of the batch; other images of a tile are left out.
+        extent: side of a tile in metres.
+
+    Raises:
+        MapexError: an image has another shape than its modality and the extent demand, or a tile has none of
+            the modalities.
+    """
+    images: dict[str, Tensor] = {}
+    present: dict[str, Tensor] = {}
+    for modality in modalities:
+        side = round(extent / modality.gsd)
+        shape = (len(modality.bands), side, side)
+        stack = np.zeros((len(tiles), *shape), dtype=np.float32)
+        here = np.zeros(len(tiles), dtype=bool)
+        for row, tile in enumerate(tiles):
+            image = tile.images.get(modality.name)
+            if image is None:
+                continue
+            if image.shape != shape:
+                raise MapexError(
+                    f"Tile {tile.name}: modality {modality.name} must have shape {shape} (bands, rows, columns); "
+                    f"found {image.shape}."
+                )
+            stack[row], here[row] = image, True
+        images[modality.name], present[modality.name] = torch.from_numpy(stack), torch.from_numpy(here)
+    empty = [tile.name for row, tile in enumerate(tiles) if not any(here[row] for here in present.values())]
+    if empty:
+        raise MapexError(
+            f"Tile {empty[0]} has none of the modalities {', '.join(m.name for m in modalities)}; "
+            "leave it out of the data set or add a modality that it has."
+        )
+    return Tiles(images, present, tuple(tile.name for tile in tiles))
