@@ -14,7 +14,7 @@ class MapexError(ValueError):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "") -> MapexError:
+def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "", where: str = "") -> MapexError:
     """The error for a name that is not in a known list, with the nearest known name.
 
     Args:
@@ -22,6 +22,7 @@ def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "") -> Map
         name: the name that was given.
         known: the names that exist.
         remedy: what else the user can do, a clause without a full stop.
+        where: where it was looked for, such as ``"in this encoder"``.
 
     Returns:
         The error, to be raised by the caller.
@@ -30,4 +31,5 @@ def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "") -> Map
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     way_out = f" {remedy}." if remedy else ""
-    return MapexError(f"There is no {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.{way_out}")
+    place = f" {where}" if where else ""
+    return MapexError(f"There is no {kind} {name!r}{place}.{hint} Known: {', '.join(names) or 'none'}.{way_out}")

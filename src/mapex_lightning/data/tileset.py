@@ -44,8 +44,12 @@ class TileSet(ABC):
         """Names of the classes, by index."""
 
     @abstractmethod
-    def keys(self, split: Split) -> Sequence[str]:
+    def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
         """The ids of the tiles of a split, in an order that never changes.
+
+        Args:
+            split: which split.
+            modalities: only tiles that have at least one of these; None is every tile of the split.
 
         Raises:
             MapexError: the files are not there; the sentence says where to get them.

@@ -1,0 +1,198 @@
+"""Checkpoints: an encoder with its description, in a file that is read strictly and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from mapex_lightning import __version__
+from mapex_lightning.errors import MapexError
+from mapex_lightning.model.config import EncoderConfig
+
+if TYPE_CHECKING:
+    from mapex_lightning.model.encoder import Encoder
+
+FORMAT = 1
+"""The number of the layout below. A reader of an older number carries it over by a named function."""
+
+KEY = "mapex"
+ENCODER = "encoder."
+"""Prefix of the encoder's weights among all weights."""
+
+Kind = Literal["pretrain", "prune", "finetune"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself.
+
+    Args:
+        kind: what made it last.
+        encoder: the encoder, with bands, units, statistics and experts per block.
+        lineage: what was done to get here, oldest first, a line each.
+        head: for a fine-tuned model, its task and classes.
+        decoder: for a pre-training run, the shape of its decoder.
+    """
+
+    kind: Kind
+    encoder: EncoderConfig
+    lineage: tuple[str, ...]
+    head: Mapping[str, Any] | None = None
+    decoder: Mapping[str, int] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Plain types, as stored under the key ``mapex``."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "kind": self.kind,
+            "encoder": self.encoder.describe(),
+            "lineage": list(self.lineage),
+            "head": None if self.head is None else dict(self.head),
+            "decoder": None if self.decoder is None else dict(self.decoder),
+        }
+
+    def followed_by(self, step: str) -> tuple[str, ...]:
+        """The lineage with one more line."""
+        return (*self.lineage, step)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours into memory; only tensors and plain types can be in it.
+
+    Args:
+        path: a local file.
+
+    Raises:
+        MapexError: it is missing, a URL, truncated, not a checkpoint of ours, or of an unknown format.
+    """
+    if "://" in str(path):
+        raise MapexError(f"Checkpoints are read from local files; download {path} first and give the file's path.")
+    path = Path(path)
+    if not path.is_file():
+        raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise MapexError(
+            f"{path} is refused: it is not a checkpoint of plain weights, and loading anything else could run code."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
+    if not isinstance(found, dict) or KEY not in found or "state_dict" not in found:
+        raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
+    number = found[KEY].get("format")
+    if number != FORMAT:
+        raise MapexError(
+            f"{path} has checkpoint format {number}; this version ({__version__}) reads {FORMAT}. "
+            "Update mapex-lightning, or write the file anew with a version that matches."
+        )
+    return found
+
+
+def describe(checkpoint: Mapping[str, Any]) -> Description:
+    """The description inside a checkpoint that `read` has returned."""
+    plain = checkpoint[KEY]
+    return Description(
+        kind=plain["kind"],
+        encoder=EncoderConfig.of(plain["encoder"]),
+        lineage=tuple(plain["lineage"]),
+        head=plain["head"],
+        decoder=plain["decoder"],
+    )
+
+
+def weights(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names start with `prefix`, with the prefix taken off."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+
+
+def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: str) -> None:
+    """Loads weights strictly.
+
+    Raises:
+        MapexError: names or shapes differ; the sentence names the first few.
+    """
+    wanted = module.state_dict()
+    differ = sorted(
+        name for name in {*wanted, *found} if name not in wanted or name not in found
+        or wanted[name].shape != found[name].shape
+    )  # fmt: skip
+    if differ:
+        raise MapexError(
+            f"{source} does not fit its own description: {len(differ)} weights are missing, surplus or of another "
+            f"shape, such as {', '.join(differ[:3])}. The file was altered; write it anew."
+        )
+    module.load_state_dict(dict(found), strict=True)
+
+
+def load(path: str | Path) -> Encoder:
+    """The encoder of a checkpoint, in evaluation mode: pre-trained, pruned or fine-tuned alike.
+
+    Args:
+        path: a file that `mapex fit` or `mapex prune` wrote.
+
+    Raises:
+        MapexError: see `read`.
+    """
+    from mapex_lightning.model.encoder import Encoder  # timm takes seconds to import, and pruning needs no layer
+
+    checkpoint = read(path)
+    encoder = Encoder(describe(checkpoint).encoder)
+    load_weights(encoder, weights(checkpoint, ENCODER), str(path))
+    return encoder.eval()
+
+
+def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:
+    """Writes an encoder and its description; `load` gives it back.
+
+    Args:
+        encoder: any encoder.
+        path: the file to write.
+        made_by: the line of the lineage.
+    """
+    state = {ENCODER + name: value for name, value in encoder.state_dict().items()}
+    description = Description("pretrain", encoder.config, (made_by,))
+    write({"state_dict": state, KEY: description.plain()}, path)
+
+
+def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Writes a checkpoint so that the file under `path` is always whole: the old one or the new one."""
+    write_whole(path, lambda beside: torch.save(dict(checkpoint), beside))
+
+
+def write_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
+    """Lets `writer` write a temporary file beside `path`, then renames it.
+
+    Args:
+        path: the target; its folder is made.
+        writer: called with the temporary path.
+
+    Raises:
+        MapexError: the folder cannot be written to or the disk is full; the old file is untouched.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        raise MapexError(f"{path} could not be written ({error}); what was there before is untouched.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+

@@ -1,0 +1,360 @@
+"""The commands that need a Trainer: fit, validate, test, predict, and the tile pass of prune."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace, set_parsing_settings
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from mapex_lightning.checkpoint import Description, describe, read, write_whole
+from mapex_lightning.data.module import TileData
+from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.model.config import PRESETS
+from mapex_lightning.pruning import Report
+from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.train.base import MapexModule, shape_of
+from mapex_lightning.train.callbacks import (
+    Pictures,
+    PlainProgress,
+    Predictions,
+    Throughput,
+    WholeCheckpointIO,
+    write_results,
+)
+from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.pretrain import Pretrain
+from mapex_lightning.train.prune import Prune
+
+TRUSTED = (
+    "mapex_lightning",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.strategies",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.plugins",
+)
+"""Import roots whose classes a config may name; ``--trust PKG`` adds one."""
+
+NO_NEWS = (
+    ".*does not have many workers.*",  # reading in the training process is faster for packed and synthetic tiles
+    ".*`srun` command is available.*",
+    ".*GPU available but not used.*",
+    "Checkpoint directory .* exists and is not empty.*",  # the settings are written there first
+    ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
+)
+"""Warnings that are left out."""
+
+RUN_FOLDER = "MAPEX_RUN_FOLDER"
+"""Environment variable by which the processes of one run agree on its folder."""
+
+
+def config_file(name: str) -> Path:
+    """A config as given, in ``./configs/``, or among those that come with the package.
+
+    Raises:
+        MapexError: there is none; the sentence lists the names that exist.
+    """
+    packaged = packaged_configs()
+    for candidate in (Path(name), Path("configs") / name, packaged / name):
+        if candidate.is_file():
+            return candidate
+    known = [file.name for folder in {packaged, Path("configs")} for file in folder.glob("*.yaml")]
+    raise unknown("config", name, set(known), "Or give the path of a YAML file of your own")
+
+
+def packaged_configs() -> Path:
+    """The folder of the configs that come with the package, in a wheel or in a checkout."""
+    inside = Path(str(files("mapex_lightning"))) / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config``: resolves names by `config_file`."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        """Reads one config."""
+        super().__call__(parser, cfg, str(config_file(str(values))), option_string)
+
+
+class MapexCLI(LightningCLI):
+    """Parses settings and builds model, data and Trainer; `run` calls what was asked for.
+
+    Args:
+        command: ``fit``, ``validate``, ``test``, ``predict`` or ``prune``.
+        words: the settings.
+        prune: for ``prune``, the arguments of `Prune`.
+    """
+
+    def __init__(self, command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> None:
+        self.command = command
+        self.prune = prune
+        self.folder = Path()
+        self.resume: Path | None = None
+        with warnings.catch_warnings():
+            # Words are passed because the command came first; the launcher of DDP re-runs sys.argv, which is whole.
+            warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
+            super().__init__(
+                MapexModule,
+                TileData,
+                save_config_callback=None,
+                seed_everything_default=0,
+                parser_kwargs={"prog": f"mapex {command}", "exit_on_error": False},
+                subclass_mode_model=True,
+                args=list(words),
+                run=False,
+                auto_configure_optimizers=False,
+            )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """The parser, with our ``--config``."""
+        parser = LightningArgumentParser(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file, or the name of one in the package")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What Lightning has no word for."""
+        parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
+        parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
+        parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
+        parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Decides about checkpoint and run folder before anything is built."""
+        name = self.config.run or self._config_name()
+        if self.prune is not None:
+            self.config.model = Namespace(class_path=_path_of(Prune), init_args=Namespace(**self.prune))
+            self.folder = Path(self.prune["encoder"]).parent
+        elif self.command == "fit":
+            self.folder = Path(os.environ.setdefault(RUN_FOLDER, str(new_run(name))))
+            if self.config.ckpt:
+                self._start_from(find_checkpoint(self.config.ckpt))
+        else:
+            path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
+            self._evaluate(path)
+            self.folder = RUNS / name if self.config.run or not self._inside_runs(path) else path.parent
+
+    def _start_from(self, path: Path) -> None:
+        found = describe(read(path))
+        model = self.config.model
+        same = found.kind == ("pretrain" if model.class_path.endswith("Pretrain") else "finetune")
+        whole = "optimizer_states" in read(path)
+        if same and whole:
+            self.resume = path
+            if model.class_path.endswith("FineTune"):
+                model.init_args.encoder = str(path)
+            _say(f"resuming {path}: its weights, optimiser and step count win over the config's")
+        else:
+            model.init_args.encoder = str(path)
+            _say(f"starting from the encoder of {path}: its shape and sensors win over the config's")
+
+    def _evaluate(self, path: Path) -> None:
+        found = describe(read(path))
+        wanted = "pretrain" if self.config.model.class_path.endswith("Pretrain") else "finetune"
+        if found.kind != wanted or (wanted == "finetune" and found.head is None):
+            raise MapexError(
+                f"mapex {self.command} with this config needs a checkpoint of {wanted}; {path} is one of {found.kind}. "
+                "Fine-tune it first (mapex fit --config ... --ckpt FILE), or give another with --ckpt."
+            )
+        self.config.model.init_args.encoder = str(path)
+        _say(f"evaluating {path}")
+
+    def _config_name(self) -> str:
+        given = self.config.config or []
+        return Path(str(given[0])).stem if given else "run"
+
+    @staticmethod
+    def _inside_runs(path: Path) -> bool:
+        return path.resolve().parent.parent == RUNS.resolve()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The Trainer, with loggers, callbacks and safe checkpoints of our own."""
+        settings = {**self.config_init.trainer.as_dict(), **kwargs}
+        fitting = self.command == "fit"
+        settings["default_root_dir"] = str(self.folder)
+        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(fitting)]
+        settings["plugins"] = [*_listed(settings["plugins"]), WholeCheckpointIO()]
+        settings["use_distributed_sampler"] = False  # data.sampler shares tiles out over the ranks
+        settings["enable_checkpointing"] = fitting
+        settings["enable_progress_bar"] = sys.stdout.isatty() and settings["enable_progress_bar"] is not False
+        if settings["logger"] is None or settings["logger"] is True:
+            settings["logger"] = self._loggers() if fitting else False
+        return pl.Trainer(**settings)
+
+    def _loggers(self) -> list[Any]:
+        return [
+            TensorBoardLogger(self.folder, name="", version="tensorboard"),
+            CSVLogger(self.folder, name="", version="csv"),
+        ]
+
+    def _callbacks(self, fitting: bool) -> list[Callback]:
+        if not fitting:
+            return [Predictions(self.folder / "predictions")] if self.command == "predict" else []
+        throughput = Throughput()
+        checkpoints = ModelCheckpoint(
+            dirpath=self.folder,
+            filename=Path(BEST).stem,
+            monitor=self.model.monitor,
+            mode=self.model.mode,
+            save_last=True,
+            enable_version_counter=False,
+        )
+        progress = RichProgressBar() if sys.stdout.isatty() else PlainProgress(throughput)
+        return [throughput, progress, Pictures(self.folder / "pictures"), LearningRateMonitor("step"), checkpoints]
+
+    def save_settings(self) -> None:
+        """Writes all settings of the run as ``config.yaml``."""
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        write_whole(self.folder / "config.yaml", lambda beside: beside.write_text(text))
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _say(sentence: str) -> None:
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("SLURM_PROCID", "0")) == 0:
+        print(sentence, flush=True)
+
+
+def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> MapexCLI:
+    """Parses settings and builds what they describe.
+
+    Raises:
+        MapexError: a setting is unknown or cannot be used.
+    """
+    words = _trust(list(words))
+    _quiet()
+    if "--help-all" in words:
+        words = ["--help"]
+    if command != "prune" and not {"--help", "--config", "-c"} & {word.split("=")[0] for word in words}:
+        raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
+    try:
+        return MapexCLI(command, words, prune)
+    except ArgumentError as error:
+        raise _sentence(error) from error
+
+
+def _trust(words: list[str]) -> list[str]:
+    """Takes ``--trust PKG`` out of the words and limits what configs may import."""
+    allowed = list(TRUSTED)
+    while "--trust" in words:
+        at = words.index("--trust")
+        if at + 1 == len(words):
+            raise MapexError("--trust needs the name of a package, such as --trust mypackage.")
+        allowed.append(words[at + 1])
+        del words[at : at + 2]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+    return words
+
+
+def _quiet() -> None:
+    """Leaves out what is no news to users: hints of Lightning, and what it has to mend itself."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in NO_NEWS:
+        warnings.filterwarnings("ignore", pattern)
+
+
+def _sentence(error: ArgumentError) -> MapexError:
+    """What jsonargparse says, in the shape of our own errors, with the nearest known key."""
+    message = re.sub(r"\s+", " ", str(error)).strip()
+    found = re.search(r"(?:Unrecognized arguments:|Key|key) ['\"]?-{0,2}([\w.]+)['\"]?", message)
+    near: list[str] = []
+    if found:
+        near = difflib.get_close_matches(found[1], _known_keys(), n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
+
+
+def _known_keys() -> list[str]:
+    import inspect
+
+    keys = [f"trainer.{name}" for name in inspect.signature(pl.Trainer).parameters]
+    keys += [f"data.{name}" for name in inspect.signature(TileData).parameters]
+    for kind in (Pretrain, FineTune):
+        keys += [f"model.{name}" for name in inspect.signature(kind).parameters]
+        keys += [f"model.init_args.{name}" for name in inspect.signature(kind).parameters]
+    return [*keys, "ckpt", "run", "config", "seed_everything"]
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Runs fit, validate, test or predict.
+
+    Raises:
+        MapexError: something that was given cannot be used.
+    """
+    try:
+        _run(build(command, words), command)
+    finally:
+        os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
+
+
+def _run(cli: MapexCLI, command: str) -> None:
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    if not isinstance(model, Pretrain | FineTune):
+        raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
+    if trainer.is_global_zero:
+        print(f"run folder: {cli.folder}", flush=True)
+    if command == "fit":
+        if trainer.is_global_zero:
+            print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
+            cli.save_settings()
+        trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
+    elif command == "predict":
+        if not isinstance(model, FineTune):
+            raise MapexError("mapex predict needs a fine-tuned model; pre-training has no classes to predict.")
+        trainer.predict(model, datamodule=data, return_predictions=False)
+    else:
+        _figures(cli, command)
+    if trainer.is_global_zero:
+        print(f"run folder: {cli.folder}", flush=True)
+
+
+def _figures(cli: MapexCLI, command: str) -> None:
+    if command == "test" and isinstance(cli.model, Pretrain):
+        raise MapexError("Pre-training has no test; see its loss on held-out tiles with mapex validate.")
+    evaluate = cli.trainer.test if command == "test" else cli.trainer.validate
+    figures = evaluate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+    if cli.trainer.is_global_zero:
+        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})
+        for name, value in figures.items():
+            print(f"  {name:24s}{value:.4f}", flush=True)
+
+
+def prune_on_tiles(
+    source: Path, keep: Sequence[str], coverage: float | None, words: Sequence[str]
+) -> tuple[dict[str, Any], Report] | None:
+    """Refreshes the census on the validation tiles of a config, then prunes; None on all ranks but the first.
+
+    Raises:
+        MapexError: something that was given cannot be used.
+    """
+    found: Description = describe(read(source))
+    for name in keep:
+        found.encoder.modality(name)
+    arguments = {"encoder": str(source), "keep": list(keep), "coverage": coverage}
+    cli = build("prune", words, prune=arguments)
+    assert isinstance(cli.model, Prune)
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    return cli.model.pruned if cli.trainer.is_global_zero else None
+
+
+__all__ = ["LAST", "PRESETS", "MapexCLI", "build", "config_file", "packaged_configs", "prune_on_tiles", "run"]

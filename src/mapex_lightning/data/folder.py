@@ -1,0 +1,199 @@
+"""Anyone's own tiles: one raster per sensor and tile, listed in a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import xarray
+from einops import rearrange
+from rasterio.crs import CRS
+
+from mapex_lightning.data import raster
+from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
+from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
+from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.modality import Modality
+from mapex_lightning.tiles import IGNORED, Target, Tile
+
+_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
+
+
+class Folder(TileSet):
+    """Tiles of the user's own, as GeoTIFF or anything else that rasterio reads.
+
+    The manifest (CSV, or Parquet with the extra ``parquet``) has the columns ``tile`` (an id), ``split`` (train, val
+    or test), ``label`` and one column per sensor, named like its modality, with the path of the tile's raster. An
+    empty path is a sensor that is missing there; an empty label is a tile without one, for pre-training. Labels are
+    a class name (``multiclass``), class names joined by ``;`` (``multilabel``) or the path of a mask raster of class
+    indexes (``segmentation``).
+
+    Bands are found by their descriptions in the file. A file without descriptions must have as many bands as the
+    modality, in the modality's order. Stored values must be in the modality's unit; nodata becomes NaN, in masks
+    `IGNORED`. All rasters of a tile must cover the same ground in the same coordinate system.
+
+    Args:
+        manifest: the table.
+        task: what the labels are.
+        classes: the class names by index; None sorts the names that occur. Needed for ``segmentation``.
+        root: the folder from which paths count; None is the manifest's.
+
+    Raises:
+        MapexError: the task is unknown, or masks are given without class names.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path,
+        task: Task,
+        classes: Sequence[str] | None = None,
+        root: str | Path | None = None,
+    ) -> None:
+        if task not in _TASKS:
+            raise unknown("task", task, _TASKS)
+        if task == "segmentation" and not classes:
+            raise MapexError("Masks hold class indexes only: give `classes`, the class names by index.")
+        self.task = task
+        self.manifest = Path(manifest)
+        self.root = self.manifest.parent if root is None else Path(root)
+        self._given = None if classes is None else tuple(classes)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes given, or else those that occur in any split.
+
+        Raises:
+            MapexError: the manifest cannot be used.
+        """
+        return self._occurring if self._given is None else self._given
+
+    def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
+        """The ids of a split, in the order of the manifest.
+
+        Raises:
+            MapexError: the manifest cannot be used, or has no column for a modality.
+        """
+        wanted = self._table.sensors if modalities is None else self._columns(modalities)
+        entries = ((key, entry) for key, entry in self._table.entries.items() if entry.split == split)
+        return [key for key, entry in entries if any(sensor in entry.files for sensor in wanted)]
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        """One tile: (C, H, W) per modality that it has.
+
+        Raises:
+            MapexError: a raster is missing, damaged or lacks a band, the rasters cover different ground, or a label
+                is unknown.
+        """
+        files = self._entry(key).files
+        self._columns(modalities)
+        here = [modality for modality in modalities if modality.name in files]
+        images = {one.name: raster.read(self.root / files[one.name], one.bands, one.bands) for one in here}
+        self._check_ground(key, images)
+        return Tile(key, {name: image.to_numpy() for name, image in images.items()}, self.label(key))
+
+    def label(self, key: str) -> Target | None:
+        """The label; for ``segmentation`` the mask is read.
+
+        Raises:
+            MapexError: a name or an index in the label is no class, or the mask cannot be read.
+        """
+        text = self._entry(key).label
+        if not text:
+            return None
+        match self.task:
+            case "multiclass":
+                return self._index(key, text)
+            case "multilabel":
+                hot = np.zeros(len(self.classes), dtype=np.float32)
+                hot[[self._index(key, name) for name in _names(text)]] = 1
+                return hot
+            case "segmentation":
+                return self._mask(key, self.root / text)
+
+    def georeference(self, key: str) -> GeoReference | None:
+        """Where the mask lies or, without one, the tile's raster of the smallest pixels."""
+        entry = self._entry(key)
+        if self.task == "segmentation" and entry.label:
+            return raster.georeference(self.root / entry.label)
+        places = [raster.georeference(self.root / file) for file in entry.files.values()]
+        known = [place for place in places if place is not None]
+        return min(known, key=lambda place: _pixel(place.transform), default=None)
+
+    @cached_property
+    def _table(self) -> Manifest:
+        return read_manifest(self.manifest)
+
+    @cached_property
+    def _occurring(self) -> tuple[str, ...]:
+        labels = [entry.label for entry in self._table.entries.values() if entry.label]
+        split = _names if self.task == "multilabel" else lambda text: [text]
+        return tuple(sorted({name for label in labels for name in split(label)}))
+
+    def _columns(self, modalities: Sequence[Modality]) -> tuple[str, ...]:
+        """The sensor columns of modalities."""
+        for modality in modalities:
+            if modality.name not in self._table.sensors:
+                remedy = f"Add a column {modality.name} to {self.manifest}"
+                raise unknown("sensor column", modality.name, self._table.sensors, remedy)
+        return tuple(modality.name for modality in modalities)
+
+    def _entry(self, key: str) -> Entry:
+        if key not in self._table.entries:
+            raise MapexError(f"{self.manifest} has no tile {key!r}. Use an id of its column tile.")
+        return self._table.entries[key]
+
+    def _index(self, key: str, name: str) -> int:
+        if name not in self.classes:
+            raise unknown("class", name, self.classes, f"Correct the label of tile {key} in {self.manifest}")
+        return self.classes.index(name)
+
+    def _mask(self, key: str, path: Path) -> np.ndarray:
+        mask = raster.read_mask(path)
+        strange = mask[(mask != IGNORED) & ((mask < 0) | (mask >= len(self.classes)))]
+        if strange.size:
+            raise MapexError(
+                f"Mask {path} of tile {key} holds {strange[0]}, and there are {len(self.classes)} classes, 0 to "
+                f"{len(self.classes) - 1}. Declare {strange[0]} as its nodata value or add the class."
+            )
+        return mask
+
+    def _check_ground(self, key: str, images: dict[str, xarray.DataArray]) -> None:
+        """Sensors that lie apart would be learned as if they lay together."""
+        placed = {name: image for name, image in images.items() if image.attrs["crs"]}
+        for name, other in zip(list(placed), list(placed)[1:], strict=False):
+            if not _same_crs(placed[name].attrs["crs"], placed[other].attrs["crs"]):
+                raise MapexError(
+                    f"Tile {key}: {name} and {other} have different coordinate systems. "
+                    "Warp them to one, for instance with `rio warp`."
+                )
+            gap = np.abs(_corners(placed[name]) - _corners(placed[other])).max()
+            allowed = max(_pixel(placed[one].attrs["transform"]) for one in (name, other)) / 2
+            if gap > allowed:
+                raise MapexError(
+                    f"Tile {key}: {name} and {other} cover different ground, their corners lie up to {gap:g} map units "
+                    f"apart. Cut them to the same bounds; half a pixel ({allowed:g}) is tolerated."
+                )
+
+
+def _names(text: str) -> list[str]:
+    """Class names joined by semicolons."""
+    return [name.strip() for name in text.split(";") if name.strip()]
+
+
+def _same_crs(one: str, other: str) -> bool:
+    return one == other or CRS.from_wkt(one) == CRS.from_wkt(other)
+
+
+def _corners(image: xarray.DataArray) -> np.ndarray:
+    """The first and the last corner of an image on the map: (2, 2)."""
+    transform = rearrange(np.array(image.attrs["transform"]), "(xy term) -> xy term", xy=2)
+    places = np.array([[0, 0, 1], [image.sizes["x"], image.sizes["y"], 1]])
+    return np.asarray(places @ transform.T)
+
+
+def _pixel(transform: tuple[float, ...]) -> float:
+    """The side of a pixel in map units: the root of its area."""
+    a, b, _, d, e, _ = transform
+    return float(abs(a * e - b * d) ** 0.5)

@@ -1,0 +1,288 @@
+"""The one LightningDataModule: batches of multi-sensor tiles out of one data set or several."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
+from mapex_lightning.data.transforms import crop, dihedral
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality
+from mapex_lightning.modality import modalities as look_up
+from mapex_lightning.tiles import Tile, Tiles, collate
+
+Batch = Tiles | tuple[Tiles, Tensor]
+
+
+class BadTileWarning(UserWarning):
+    """A tile could not be read in training and another one took its place."""
+
+
+class Cuts(Dataset[Tile]):
+    """Tiles of one extent, cut out of those of some data sets.
+
+    Args:
+        members: each tile as data set and key.
+        modalities: the sensors to read.
+        extent: side in metres.
+        augment: random crops, flips and rotations, a function of (seed, epoch, index); otherwise the centre.
+        most_bad: share of tiles read that may be unreadable before that is an error; 0 allows none.
+        seed: of the augmentations.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[tuple[TileSet, str]],
+        modalities: Sequence[Modality],
+        extent: float,
+        augment: bool,
+        most_bad: float,
+        seed: int,
+    ) -> None:
+        self.members, self.modalities, self.extent = members, modalities, extent
+        self.augment, self.most_bad, self.seed = augment, most_bad, seed
+        self.read = self.bad = 0
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.members)
+
+    def __getitem__(self, at: tuple[int, int]) -> Tile:
+        """The tile at (epoch, index)."""
+        epoch, index = at
+        tile = self._readable(index)
+        if not self.augment:
+            return crop(tile, self.modalities, self.extent, None)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return dihedral(crop(tile, self.modalities, self.extent, rng), rng)
+
+    def _readable(self, index: int) -> Tile:
+        """The tile at `index`, or where it cannot be read the next one that can."""
+        for step in range(len(self)):
+            source, key = self.members[(index + step) % len(self)]
+            self.read += 1
+            try:
+                return source.read(key, self.modalities)
+            except MapexError as error:
+                self.bad += 1
+                if self.most_bad == 0:
+                    raise
+                # The first few may be unlucky: a share means nothing before some have been read.
+                if self.bad > max(3.0, self.most_bad * self.read):
+                    raise MapexError(
+                        f"{self.bad} of {self.read} tiles could not be read, more than data.most_bad={self.most_bad:g}; "
+                        f"the last: {error}"
+                    ) from error
+                warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
+        raise MapexError("No tile of the data set can be read.")
+
+
+class TileData(LightningDataModule):
+    """Tiles for pre-training, fine-tuning, evaluation and prediction.
+
+    Batches are ``(Tiles, target)`` where all data sets share a task and classes, else ``Tiles``.
+
+    Args:
+        sets: the data sets; several make a mixture.
+        modalities: the sensors to read, by name; a block of fields is a sensor of your own.
+        size: side of a tile in pixels of the finest sensor; training crops at random, evaluation the centre.
+        batch_size: tiles per process and step.
+        workers: processes that read tiles; 0 reads in the training process.
+        root: overrides the folder in which every set looks for its files.
+        shots: labelled tiles per class to train on; by default all.
+        weights: per set, its share of an epoch; by default every tile once.
+        draws: tiles per epoch when `weights` are given; by default as many as there are.
+        augment: random crops, flips and rotations in training.
+        most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
+        predict: the split that ``mapex predict`` goes through.
+        seed: of order, augmentations and shots.
+    """
+
+    def __init__(
+        self,
+        sets: list[TileSet],
+        modalities: list[str | Modality],
+        size: int = 64,
+        batch_size: int = 64,
+        workers: int = 0,
+        root: str | None = None,
+        shots: int | None = None,
+        weights: list[float] | None = None,
+        draws: int | None = None,
+        augment: bool = True,
+        most_bad: float = 0.01,
+        predict: Literal["train", "val", "test"] = "test",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not sets:
+            raise MapexError("data.sets is empty; name one or more data sets, such as Synthetic.")
+        if weights is not None and (len(weights) != len(sets) or min(weights) <= 0):
+            raise MapexError(f"data.weights needs a positive number per set ({len(sets)}); found {weights}.")
+        self.sets = sets
+        if root is not None:
+            for source in sets:
+                source.root = Path(root)
+        self.modalities = look_up(modalities)
+        self.extent = size * min(modality.gsd for modality in self.modalities)
+        self.batch_size, self.workers, self.shots, self.seed = batch_size, workers, shots, seed
+        self.weights, self.draws = weights, draws
+        self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
+        self._members: dict[Split, list[tuple[TileSet, str]]] = {}
+
+    @property
+    def task(self) -> Task:
+        """The task that all sets share.
+
+        Raises:
+            MapexError: they do not share one.
+        """
+        self._check_labels()
+        return self.sets[0].task
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that all sets share.
+
+        Raises:
+            MapexError: they do not share them.
+        """
+        self._check_labels()
+        return list(self.sets[0].classes)
+
+    def _check_labels(self) -> None:
+        if not self.labelled:
+            raise MapexError(
+                "The data sets differ in task or classes, so there is nothing to fine-tune on; use one of them, "
+                f"now: {', '.join(type(source).__name__ for source in self.sets)}."
+            )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether all sets share a task and classes."""
+        first = self.sets[0]
+        return len(self.sets) == 1 or all(
+            source.task == first.task and source.classes == first.classes for source in self.sets
+        )
+
+    def members(self, split: Split) -> list[tuple[TileSet, str]]:
+        """The tiles of a split, as data set and key.
+
+        Raises:
+            MapexError: a set is not there, or the split is empty.
+        """
+        if split not in self._members:
+            found = [(source, key) for source in self.sets for key in source.keys(split)]
+            if not found:
+                raise MapexError(f"The split {split} of {type(self.sets[0]).__name__} holds no tile.")
+            self._members[split] = few(found, self.shots, self.seed) if split == "train" and self.shots else found
+        return self._members[split]
+
+    def train_dataloader(self) -> DataLoader[Tile]:
+        """Shuffled, augmented batches of equal size."""
+        members = self.members("train")
+        weights = None if self.weights is None else _tile_weights(members, self.sets, self.weights)
+        return self._loader("train", shuffle=True, weights=weights)
+
+    def val_dataloader(self) -> DataLoader[Tile]:
+        """Every validation tile once."""
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Tile]:
+        """Every test tile once."""
+        return self._loader("test", shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Tile]:
+        """Every tile of the split `predict` once."""
+        return self._loader(self.predict_split, shuffle=False)
+
+    def examples(self, count: int, split: Split = "val") -> Tiles:
+        """The first tiles of a split as a batch, always the same: for pictures."""
+        cuts = self._cuts(split, augment=False)
+        return collate([cuts[0, index] for index in range(min(count, len(cuts)))], self.modalities, self.extent)
+
+    def georeference(self, name: str) -> GeoReference | None:
+        """Where a tile of the predicted split lies, if its data set says."""
+        for source, key in self.members(self.predict_split):
+            if key == name:
+                return source.georeference(key)
+        return None
+
+    def _cuts(self, split: Split, augment: bool) -> Cuts:
+        most_bad = self.most_bad if split == "train" else 0.0
+        return Cuts(self.members(split), self.modalities, self.extent, augment, most_bad, self.seed)
+
+    def _loader(self, split: Split, *, shuffle: bool, weights: list[float] | None = None) -> DataLoader[Tile]:
+        cuts = self._cuts(split, augment=shuffle and self.augment)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(
+            len(cuts),
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            weights=weights,
+            draws=self.draws if weights else None,
+        )
+        size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
+        return DataLoader(
+            dataset=cuts,
+            batch_size=size,
+            sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=functools.partial(_batch, self.modalities, self.extent, self.labelled),
+            drop_last=shuffle,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+        )
+
+
+def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile]) -> Batch:
+    batch = collate(tiles, modalities, extent)
+    if not labelled or tiles[0].target is None:
+        return batch
+    return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
+
+
+def few(
+    members: Sequence[tuple[TileSet, str]], shots: int, seed: int
+) -> list[tuple[TileSet, str]]:
+    """`shots` tiles of each class, drawn by `seed`; all of a class that has fewer.
+
+    Raises:
+        MapexError: the labels are not one class per tile.
+    """
+    by_class: dict[int, list[tuple[TileSet, str]]] = {}
+    for source, key in members:
+        label = source.label(key)
+        if not isinstance(label, int):
+            raise MapexError(f"data.shots needs one class per tile; {type(source).__name__} has {source.task} labels.")
+        by_class.setdefault(label, []).append((source, key))
+    rng = np.random.default_rng(seed)
+    return [
+        found[index]
+        for _, found in sorted(by_class.items())
+        for index in sorted(rng.permutation(len(found))[:shots].tolist())
+    ]
+
+
+def _tile_weights(
+    members: Sequence[tuple[TileSet, str]], sets: Sequence[TileSet], weights: Sequence[float]
+) -> list[float]:
+    """Per tile: its set's weight over the set's number of tiles."""
+    count: Mapping[int, int] = {id(s): sum(source is s for source, _ in members) for s in sets}
+    share = {id(s): weight / max(1, count[id(s)]) for s, weight in zip(sets, weights, strict=True)}
+    return [share[id(source)] for source, _ in members]
+
+

@@ -1,0 +1,212 @@
+"""Rasters on disk: named bands and class masks, read and written."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import xarray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.transform import Affine
+from rasterio.windows import Window
+
+from mapex_lightning.data.tileset import GeoReference
+from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.tiles import IGNORED
+
+
+def read(
+    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
+) -> xarray.DataArray:
+    """Reads a window of named bands.
+
+    Values are those that are stored. A scale and offset in the file are not applied, because the modality's unit
+    already says what a stored value is; they are attributes of the result for whoever needs them.
+
+    Args:
+        path: any raster that rasterio opens.
+        bands: the C bands wanted, by name, in the order wanted.
+        names: what the file's bands are called if the file has no band descriptions, in stored order.
+        window: the part to read; None is the whole raster.
+
+    Returns:
+        Dimensions band, y, x of shape (C, H, W), float32; nodata and masked pixels are NaN. Attributes: ``crs``
+        (WKT, empty where the file has none), ``transform`` (six numbers, pixel to map, of the window), ``scales``
+        and ``offsets`` (C numbers each).
+
+    Raises:
+        MapexError: the file is missing, damaged or no raster, lacks a band, or ends before the window does.
+    """
+    with _opened(path) as source:
+        indexes = _indexes(path, source.descriptions, names, bands)
+        pixels = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+        transform = source.transform if window is None else source.window_transform(window)
+        attributes = {
+            "crs": source.crs.to_wkt() if source.crs else "",
+            "transform": tuple(transform)[:6],
+            "scales": tuple(source.scales[index - 1] for index in indexes),
+            "offsets": tuple(source.offsets[index - 1] for index in indexes),
+        }
+    return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+
+
+def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
+    """Reads a class mask: one band of class indexes.
+
+    Returns:
+        Shape (H, W), int64; nodata and masked pixels are `IGNORED`.
+
+    Raises:
+        MapexError: as for `read`, or the mask has several bands or values that are not whole numbers.
+    """
+    with _opened(path) as source:
+        if source.count != 1:
+            raise MapexError(f"Mask {path} must have one band of class indexes; found {source.count} bands.")
+        stored = _pixels(path, source, [1], ["class"], window)[0]
+    valid = stored.compressed()
+    if not np.array_equal(valid, np.round(valid)):
+        raise MapexError(f"Mask {path} must hold whole class indexes; found fractions or NaN. Declare its nodata.")
+    mask: np.ndarray = stored.filled(0).astype(np.int64)
+    mask[np.ma.getmaskarray(stored)] = IGNORED
+    return mask
+
+
+def georeference(path: Path) -> GeoReference | None:
+    """Where a raster lies, or None where the file does not say.
+
+    Raises:
+        MapexError: the file is missing, damaged or no raster.
+    """
+    with _opened(path) as source:
+        if source.crs is None:
+            return None
+        return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6])
+
+
+def write(path: Path, image: np.ndarray, bands: Sequence[str], place: GeoReference | None = None) -> None:
+    """Writes named bands as a GeoTIFF; the file appears whole or not at all.
+
+    Args:
+        path: where to.
+        image: shape (C, H, W); floating point images declare NaN as their nodata value.
+        bands: C names, stored as band descriptions.
+        place: where the image lies.
+
+    Raises:
+        MapexError: the folder is missing or cannot be written.
+    """
+    assert image.ndim == 3 and len(image) == len(bands), (image.shape, bands)
+    _write(path, image, bands, place, np.nan if np.issubdtype(image.dtype, np.floating) else None)
+
+
+def write_mask(path: Path, mask: np.ndarray, place: GeoReference | None = None) -> None:
+    """Writes class indexes (H, W) as a one-band int16 GeoTIFF whose nodata value is `IGNORED`.
+
+    Raises:
+        MapexError: the folder is missing or cannot be written.
+    """
+    assert mask.ndim == 2, mask.shape
+    _write(path, mask[None].astype(np.int16), ["class"], place, IGNORED)
+
+
+@contextmanager
+def _ungeoreferenced_is_fine() -> Iterator[None]:
+    """Photographs have no georeference; that is a fact about them and not worth a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[DatasetReader]:
+    """Opens a raster; what cannot be opened is named in one sentence."""
+    if not path.exists():
+        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
+    if path.is_dir():
+        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
+    try:
+        with _ungeoreferenced_is_fine():
+            source = rasterio.open(path)
+    except RasterioError as error:
+        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
+    with source:
+        yield source
+
+
+def _indexes(
+    path: Path, described: Sequence[str | None], names: Sequence[str] | None, bands: Sequence[str]
+) -> list[int]:
+    """The 1-based positions of the wanted bands in a file."""
+    stored = list(described) if any(described) else names
+    if stored is None:
+        raise MapexError(
+            f"{path} does not name its bands, and {', '.join(bands)} are wanted. "
+            "Set band descriptions in the file, for instance with `rio edit-info` or gdal_edit."
+        )
+    if len(stored) != len(described):
+        raise MapexError(
+            f"{path} has {len(described)} bands without names where {len(stored)} are expected "
+            f"({', '.join(map(str, stored))}). Set band descriptions in the file."
+        )
+    for band in bands:
+        if band not in stored:
+            raise unknown("band", band, filter(None, stored), f"Looked in {path}; ask for a band that it has")
+        if stored.count(band) > 1:
+            raise MapexError(f"{path} has {stored.count(band)} bands named {band}. Make its band descriptions unique.")
+    return [stored.index(band) + 1 for band in bands]
+
+
+def _pixels(
+    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None
+) -> np.ma.MaskedArray:
+    """Reads (C, H, W) with invalid pixels masked; rasterio's own error does not name the file."""
+    whole = Window(0, 0, source.width, source.height)
+    part = whole if window is None else window
+    if not _within(part, whole):
+        raise MapexError(
+            f"{path} has {source.height} rows and {source.width} columns, so {part} lies outside. Ask for less."
+        )
+    try:
+        pixels: np.ma.MaskedArray = source.read(indexes, window=part, masked=True)
+    except RasterioError as error:
+        raise MapexError(
+            f"{path} cannot be read (bands {', '.join(bands)}, {part}): the file is damaged or cut short. "
+            "Fetch or unpack it again."
+        ) from error
+    return pixels
+
+
+def _within(part: Window, whole: Window) -> bool:
+    """Whether a window lies inside another; rasterio itself clips silently."""
+    rows = part.row_off >= 0 and part.row_off + part.height <= whole.height
+    columns = part.col_off >= 0 and part.col_off + part.width <= whole.width
+    return bool(rows and columns)
+
+
+def _write(
+    path: Path, pixels: np.ndarray, bands: Sequence[str], place: GeoReference | None, nodata: float | None
+) -> None:
+    """Writes beside the target, then renames: a reader never meets half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    count, height, width = pixels.shape
+    profile = {"count": count, "height": height, "width": width, "dtype": pixels.dtype.name, "nodata": nodata}
+    if place is not None:
+        profile |= {"crs": place.crs, "transform": Affine(*place.transform)}
+    try:
+        with (
+            _ungeoreferenced_is_fine(),
+            rasterio.open(partial, "w", driver="GTiff", compress="deflate", **profile) as target,
+        ):
+            target.write(pixels)
+            target.descriptions = tuple(bands)
+        os.replace(partial, path)
+    except (RasterioError, OSError) as error:
+        raise MapexError(f"{path} cannot be written ({error}). Check that its folder exists and has room.") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""Which of a data set's sensors a modality can be taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality
+
+
+class Sensor(NamedTuple):
+    """What a data set stores for one sensor.
+
+    Attributes:
+        bands: the bands by name, in stored order.
+        unit: what a stored value is, in the words of `Modality.unit`.
+        gsd: metres per pixel of the grid on which tiles are handed over.
+    """
+
+    bands: tuple[str, ...]
+    unit: str
+    gsd: float
+
+
+def sensor_of(modality: Modality, sensors: Mapping[str, Sensor], owner: str) -> str:
+    """The sensor that holds all bands of a modality in its unit and on its grid.
+
+    Bands and unit decide, not the modality's name, so that a band group or a sensor block of the
+    user's own finds its pixels too.
+
+    Args:
+        modality: what is wanted.
+        sensors: what the data set offers, by name.
+        owner: the data set, for the message.
+
+    Returns:
+        The sensor's name.
+
+    Raises:
+        MapexError: no sensor has these bands in this unit at this resolution.
+    """
+    for name, sensor in sensors.items():
+        if set(modality.bands) <= set(sensor.bands) and (modality.unit, modality.gsd) == (sensor.unit, sensor.gsd):
+            return name
+    offers = "; ".join(
+        f"{name}: {' '.join(sensor.bands)} in {sensor.unit} at {sensor.gsd:g} m" for name, sensor in sensors.items()
+    )
+    raise MapexError(
+        f"{owner} cannot give modality {modality.name} ({' '.join(modality.bands)} in {modality.unit} "
+        f"at {modality.gsd:g} m). It offers any bands of one of these: {offers}."
+    )

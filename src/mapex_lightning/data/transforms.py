@@ -1,0 +1,169 @@
+"""Crops, flips and rotations that all sensors of a tile undergo together.
+
+Places are metres from a tile's first corner, so that sensors of different ground sampling distance (gsd) stay
+co-registered. A segmentation mask follows along on its own grid, usually that of the finest sensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import gcd, lcm
+from typing import NamedTuple
+
+import numpy as np
+
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality
+from mapex_lightning.tiles import IGNORED, Tile
+
+
+class Ground(NamedTuple):
+    """A length or a place along rows and along columns, in metres."""
+
+    y: Fraction
+    x: Fraction
+
+
+def crop(tile: Tile, modalities: Sequence[Modality], extent: float, rng: np.random.Generator | None) -> Tile:
+    """Cuts the same square of ground out of every image, and out of a segmentation mask.
+
+    The square is aligned to the coarsest sensor's pixels (where gsds do not divide each other, to their common
+    multiple). A tile that is smaller is centred and padded: images with NaN, masks with `IGNORED`.
+
+    Args:
+        tile: images of any size that cover the same ground.
+        modalities: at least those of the tile's images.
+        extent: side of the square in metres, a multiple of every gsd.
+        rng: draws the place; None takes the centre.
+
+    Returns:
+        A tile whose images have extent / gsd rows and columns.
+
+    Raises:
+        MapexError: the extent is no multiple of a gsd, or the images of the tile cover different ground.
+    """
+    gsds, side = _gsds(modalities), _exact(extent)
+    _check_extent(side, gsds)
+    ground = _ground(tile, gsds)
+    corner = _corner(ground, side, _common_multiple(gsds.values()), rng)
+    images = {name: _cut(image, gsds[name], corner, side, np.nan) for name, image in tile.images.items()}
+    if (mask := _mask(tile)) is None:
+        return replace(tile, images=images)
+    grid = ground[0] / len(mask)
+    if ground[1] != grid * mask.shape[1] or side % grid or any(at % grid for at in corner):
+        raise MapexError(
+            f"Tile {tile.name}: a mask of {mask.shape} pixels does not fit {_metres(ground)} cropped to {extent:g} m. "
+            "Give the mask the grid of one of the sensors."
+        )
+    return replace(tile, images=images, target=_cut(mask, grid, corner, side, IGNORED))
+
+
+def corner_of(tile: Tile, modalities: Sequence[Modality], extent: float) -> tuple[float, float]:
+    """Where the centre crop of a tile begins: what shifts its georeference.
+
+    Returns:
+        Metres from the tile's first row and first column; negative where the tile is padded.
+
+    Raises:
+        MapexError: the images of the tile cover different ground.
+    """
+    gsds = _gsds(modalities)
+    y, x = _corner(_ground(tile, gsds), _exact(extent), _common_multiple(gsds.values()), None)
+    return float(y), float(x)
+
+
+def dihedral(tile: Tile, rng: np.random.Generator) -> Tile:
+    """One of the eight symmetries of the square, drawn evenly: seen from above there is no up."""
+    return symmetry(tile, int(rng.integers(8)))
+
+
+def symmetry(tile: Tile, element: int) -> Tile:
+    """Turns every image, and a segmentation mask, by ``element % 4`` quarters; from 4 on it is mirrored first.
+
+    Args:
+        tile: any tile.
+        element: 0 to 7; 0 leaves the tile as it is.
+    """
+    assert 0 <= element < 8, element
+
+    def move(pixels: np.ndarray) -> np.ndarray:
+        mirrored = pixels[..., ::-1] if element >= 4 else pixels
+        return np.ascontiguousarray(np.rot90(mirrored, element % 4, axes=(-2, -1)))
+
+    mask = _mask(tile)
+    images = {name: move(image) for name, image in tile.images.items()}
+    return replace(tile, images=images, target=tile.target if mask is None else move(mask))
+
+
+def _mask(tile: Tile) -> np.ndarray | None:
+    """The target if it is a mask (H, W); class indexes and multi-hot vectors have no place in a tile."""
+    return tile.target if isinstance(tile.target, np.ndarray) and tile.target.ndim == 2 else None
+
+
+def _gsds(modalities: Sequence[Modality]) -> dict[str, Fraction]:
+    return {modality.name: _exact(modality.gsd) for modality in modalities}
+
+
+def _exact(metres: float) -> Fraction:
+    """Lengths as fractions: 0.3 m pixels must add up to 30 m exactly."""
+    return Fraction(metres).limit_denominator(10_000)
+
+
+def _common_multiple(lengths: Iterable[Fraction]) -> Fraction:
+    """The shortest length that holds a whole number of each."""
+    every = list(lengths)
+    return Fraction(lcm(*(length.numerator for length in every)), gcd(*(length.denominator for length in every)))
+
+
+def _check_extent(side: Fraction, gsds: Mapping[str, Fraction]) -> None:
+    for name, gsd in gsds.items():
+        if side <= 0 or side % gsd:
+            raise MapexError(
+                f"A tile of {float(side):g} m is no whole number of pixels of modality {name} ({float(gsd):g} m). "
+                f"Choose a multiple of {float(_common_multiple(gsds.values())):g} m."
+            )
+
+
+def _ground(tile: Tile, gsds: Mapping[str, Fraction]) -> Ground:
+    """The ground that all images of a tile cover, in metres."""
+    grounds = {
+        name: Ground(image.shape[-2] * gsds[name], image.shape[-1] * gsds[name]) for name, image in tile.images.items()
+    }
+    if len(set(grounds.values())) != 1:
+        found = ", ".join(f"{name} {_metres(ground)}" for name, ground in grounds.items()) or "no image"
+        raise MapexError(f"The images of tile {tile.name} must cover the same ground; found {found}.")
+    return next(iter(grounds.values()))
+
+
+def _metres(ground: Ground) -> str:
+    return f"{float(ground.y):g} x {float(ground.x):g} m"
+
+
+def _corner(ground: Ground, side: Fraction, step: Fraction, rng: np.random.Generator | None) -> Ground:
+    """Where the square begins: a multiple of the step along either axis."""
+    return Ground(*(_start(int((length - side) / step), rng) * step for length in ground))
+
+
+def _start(room: int, rng: np.random.Generator | None) -> int:
+    """A start between 0 and the room there is, in steps; half the (maybe negative) room where there is no choice."""
+    return int(rng.integers(room + 1)) if rng is not None and room > 0 else int(room / 2)
+
+
+def _cut(pixels: np.ndarray, gsd: Fraction, corner: Ground, side: Fraction, filler: float) -> np.ndarray:
+    """The square as an array of its own; what lies outside the pixels (..., H, W) is filler."""
+    size = int(side / gsd)
+    cut = np.full((*pixels.shape[:-2], size, size), filler, dtype=pixels.dtype)
+    source, target = zip(
+        *(_overlap(int(start / gsd), size, length) for start, length in zip(corner, pixels.shape[-2:], strict=True)),
+        strict=True,
+    )
+    cut[(..., *target)] = pixels[(..., *source)]
+    return cut
+
+
+def _overlap(start: int, size: int, length: int) -> tuple[slice, slice]:
+    """The part of 0..length that start..start+size covers, as seen from either of the two."""
+    low, high = max(start, 0), min(start + size, length)
+    return slice(low, high), slice(low - start, high - start)

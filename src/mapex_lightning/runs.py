@@ -1,0 +1,77 @@
+"""Run folders: where a run keeps what it makes, and how a later command finds it again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mapex_lightning.errors import MapexError
+
+RUNS = Path("runs")
+"""The folder, below the current one, that holds a folder per run."""
+
+BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
+
+
+def runs_of(name: str, parent: Path = RUNS) -> list[Path]:
+    """The folders of the runs of that name, ``name``, ``name-2``, ..., the newest first."""
+    pattern = re.compile(rf"{re.escape(name)}(-(\d+))?")
+    numbered = [
+        (int(found[2] or 1), folder)
+        for folder in (parent.iterdir() if parent.is_dir() else ())
+        if folder.is_dir() and (found := pattern.fullmatch(folder.name))
+    ]
+    return [folder for _, folder in sorted(numbered, reverse=True)]
+
+
+def new_run(name: str, parent: Path = RUNS) -> Path:
+    """The folder for a new run of that name; it does not exist yet.
+
+    Raises:
+        MapexError: the name is not a plain word.
+    """
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise MapexError(f"A run's name is letters, digits, '-', '_' and '.'; found {name!r}.")
+    earlier = runs_of(name, parent)
+    if not earlier:
+        return parent / name
+    newest = re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", earlier[0].name)
+    assert newest is not None
+    return parent / f"{name}-{int(newest[1] or 1) + 1}"
+
+
+def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
+    """A checkpoint by path, or by a bare file name in the newest run that has it.
+
+    Args:
+        wanted: such as ``runs/pretrain/last.ckpt``, or ``last.ckpt``.
+        parent: the folder of run folders.
+
+    Raises:
+        MapexError: there is no such file; the sentence lists the checkpoints that exist.
+    """
+    path = Path(wanted)
+    if path.exists() or "://" in str(wanted):
+        return Path(wanted)
+    if path.name == str(wanted):
+        found = sorted(parent.glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
+        if found:
+            return found[-1]
+    known = ", ".join(str(file) for file in sorted(parent.glob("*/*.ckpt"))) or f"none below {parent}/"
+    raise MapexError(f"There is no checkpoint {wanted}. Available: {known}. Give a path with --ckpt, or run mapex fit.")
+
+
+def own_checkpoint(name: str, parent: Path = RUNS) -> Path:
+    """The best checkpoint that ``mapex fit`` wrote in the newest run of that name.
+
+    Raises:
+        MapexError: there is none; evaluating random weights is never what one wants.
+    """
+    for folder in runs_of(name, parent):
+        for file in (BEST, LAST):
+            if (folder / file).is_file():
+                return folder / file
+    raise MapexError(
+        f"There is no trained model of the run {name!r} below {parent}/, and random weights are not evaluated. "
+        "Give one with --ckpt PATH, or run mapex fit with this config first."
+    )

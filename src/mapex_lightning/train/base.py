@@ -1,0 +1,159 @@
+"""What pre-training, fine-tuning and pruning have in common: an encoder, its description and an optimiser."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, load_weights, read, weights
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality, modalities
+from mapex_lightning.model.config import PRESETS, EncoderConfig, RouterMode, preset
+from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.routing import specialisation
+from mapex_lightning.runs import find_checkpoint
+from mapex_lightning.tiles import Tiles
+from mapex_lightning.train.optim import Optimiser, configure
+
+Batch = Tiles | tuple[Tiles, Tensor]
+
+
+def tiles_of(batch: Batch) -> Tiles:
+    """The tiles of a batch, with or without labels."""
+    return batch if isinstance(batch, Tiles) else batch[0]
+
+
+def fold(*parts: int | str) -> int:
+    """A seed made of parts: the same parts give the same seed on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+class MapexModule(LightningModule, ABC):
+    """An encoder in training. Abstract: `Pretrain`, `FineTune` and `Prune` are final.
+
+    Args:
+        encoder: the encoder that is trained.
+        lineage: what was done to it before.
+        optimiser: see `mapex_lightning.train.optim.Optimiser`.
+        seed: of all noise in training.
+    """
+
+    kind: ClassVar[Kind]
+    monitor: ClassVar[str]
+    """The figure by which the best checkpoint is chosen."""
+    mode: ClassVar[str]
+    """Whether the best is the ``min`` or the ``max``."""
+
+    def __init__(self, encoder: Encoder, lineage: Sequence[str], optimiser: Optimiser, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.lineage = tuple(lineage)
+        self.optimiser = optimiser
+        self.seed = seed
+        self._observing = ExitStack()
+        self.routing: dict[int, dict[str, Tensor]] = {}
+        """Figures of specialisation per mixture block, of the last census."""
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """What a checkpoint of this module says of itself."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the description."""
+        checkpoint[KEY] = self.describe().plain()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the sealed sets over from a run that is resumed.
+
+        Raises:
+            MapexError: the checkpoint belongs to another encoder than the config describes.
+        """
+        found = describe(checkpoint)
+        if found.encoder.allowed:
+            self.encoder.seal(found.encoder.allowed)
+        if found.encoder != self.encoder.config:
+            raise MapexError("The checkpoint to resume holds another encoder than the config describes; use its own.")
+        self.lineage = found.lineage[:-1]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a schedule per step."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def generator(self, *parts: int | str) -> torch.Generator:
+        """Randomness that is a function of the seed and the parts, on the module's device."""
+        return torch.Generator(self.device).manual_seed(fold(self.seed, *parts))
+
+    def start_census(self) -> None:
+        """Empties the census and counts from now on."""
+        self._observing.enter_context(self.encoder.observe())
+
+    def end_census(self) -> None:
+        """Stops counting and adds the ranks' counts up."""
+        self._observing.close()
+        for block, mixture in self.encoder.mixtures.items():
+            mixture.census.copy_(self.trainer.strategy.reduce(mixture.census, reduce_op="sum"))
+            self.routing[block] = specialisation(mixture.census[0])
+
+    def note(self, figures: dict[str, Tensor | float], batch_size: int) -> None:
+        """Logs figures of one training step, at the Trainer's interval only: each call costs."""
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log_dict(figures, batch_size=batch_size)
+
+
+def start(
+    encoder: str,
+    sensors: Sequence[str | Modality | dict[str, Any]] | None,
+    pretrained: bool = True,
+    drop_path: float = 0.0,
+    **shape: Any,
+) -> tuple[Encoder, Description]:
+    """The encoder to begin with: of a preset, with random weights, or out of a checkpoint.
+
+    Args:
+        encoder: a preset's name, or a checkpoint.
+        sensors: the modalities of a preset; a checkpoint brings its own.
+        pretrained: False draws new weights in the shape of the checkpoint, the control that pre-training must beat.
+        drop_path: see `Encoder`.
+        shape: further arguments of `preset`.
+
+    Returns:
+        The encoder, and the description of where it comes from.
+
+    Raises:
+        MapexError: the name is neither, or a preset lacks modalities.
+    """
+    if encoder in PRESETS:
+        if not sensors:
+            raise MapexError(f"The preset {encoder} needs modalities, such as data.modalities: [s1, s2].")
+        config = preset(encoder, modalities(sensors), **shape)
+        return Encoder(config, drop_path), Description("pretrain", config, ())
+    if not encoder.endswith(".ckpt") and not Path(encoder).exists():
+        raise MapexError(
+            f"model.encoder must be a checkpoint (*.ckpt) or a preset ({', '.join(PRESETS)}); found {encoder!r}."
+        )
+    path = find_checkpoint(encoder)
+    checkpoint = read(path)
+    description = describe(checkpoint)
+    built = Encoder(description.encoder, drop_path)
+    if pretrained:
+        load_weights(built, weights(checkpoint, ENCODER), str(path))
+    return built, description
+
+
+def shape_of(config: EncoderConfig) -> str:
+    """An encoder in a few words, for lineages and progress."""
+    mixtures = f", mixtures of {max(config.experts)}" if config.mixtures else ""
+    return f"{config.width} wide, {config.depth} blocks{mixtures}, sensors {', '.join(config.names)}"
+
+
+__all__ = ["Batch", "MapexModule", "RouterMode", "fold", "shape_of", "start", "tiles_of"]

@@ -1,0 +1,216 @@
+"""What a run shows and keeps besides checkpoints: progress, pictures, routing, figures and predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from PIL import Image
+
+from mapex_lightning.checkpoint import read, write, write_whole
+from mapex_lightning.data.module import TileData
+from mapex_lightning.data.raster import write_mask
+from mapex_lightning.train.base import MapexModule, tiles_of
+from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.pictures import Picture, heat_map, reconstructions
+from mapex_lightning.train.pretrain import Pretrain
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their target and renames them; reads them safely."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Lightning's own way writes to a temporary folder and copies, which a crash cuts short."""
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Only plain weights, whatever the caller or the environment asks for."""
+        return read(Path(path))
+
+
+class Throughput(Callback):
+    """Logs tiles per second over all ranks, as ``train/tiles_per_second``."""
+
+    def __init__(self) -> None:
+        self.tiles = 0
+        self.since = 0.0
+        self.latest = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation between epochs does not count."""
+        self.tiles, self.since = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs at the Trainer's interval."""
+        self.tiles += tiles_of(batch).batch_size * trainer.world_size
+        if (batch_idx + 1) % min(trainer.log_every_n_steps, int(trainer.num_training_batches)) == 0:
+            now = time.monotonic()
+            self.latest = self.tiles / max(now - self.since, 1e-9)
+            self.tiles, self.since = 0, now
+            for logger in trainer.loggers:
+                logger.log_metrics({"train/tiles_per_second": self.latest}, step=trainer.global_step)
+
+
+class PlainProgress(Callback):
+    """A line per epoch, and one every few seconds, where stdout is no terminal.
+
+    Args:
+        throughput: whose figure is shown.
+        seconds: between lines.
+    """
+
+    def __init__(self, throughput: Throughput, seconds: float = 10.0) -> None:
+        self.throughput = throughput
+        self.seconds = seconds
+        self.printed = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A line when it is time."""
+        if time.monotonic() - self.printed > self.seconds:
+            self._line(trainer, outputs["loss"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The figures of an epoch."""
+        if not trainer.sanity_checking and trainer.is_global_zero:
+            shown = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            print("  " + "  ".join(f"{name} {float(value):.4f}" for name, value in shown.items()), flush=True)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Epochs shorter than the interval are shown too."""
+        self.printed = 0.0
+
+    def _line(self, trainer: pl.Trainer, loss: torch.Tensor) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.printed = time.monotonic()
+        rate = f"  {self.throughput.latest:.0f} tiles/s" if self.throughput.latest else ""
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            f"step {trainer.global_step}/{trainer.estimated_stepping_batches:.0f}  loss {float(loss):.4f}{rate}",
+            flush=True,
+        )
+
+
+class Pictures(Callback):
+    """Reconstructions of fixed tiles and the modality-by-expert heat map, in TensorBoard and as PNG.
+
+    Args:
+        folder: where the PNG files go.
+        count: how many tiles are shown.
+    """
+
+    def __init__(self, folder: Path, count: int = 4) -> None:
+        self.folder = folder
+        self.count = count
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws after every validation; also before the first step, to see where experts start from."""
+        if not trainer.is_global_zero or not isinstance(pl_module, MapexModule):
+            return
+        when = "start" if trainer.sanity_checking else f"epoch{trainer.current_epoch + 1:03d}"
+        if pl_module.routing:
+            self._routing(trainer, pl_module, when)
+        if isinstance(pl_module, Pretrain) and not trainer.sanity_checking:
+            self._reconstructions(trainer, pl_module, when)
+
+    def _routing(self, trainer: pl.Trainer, module: MapexModule, when: str) -> None:
+        counts = {block: mixture.census[0, :, :-1] for block, mixture in module.encoder.mixtures.items()}
+        self._keep(trainer, f"experts/{when}", heat_map(counts, module.encoder.config.names))
+        append_routing(self.folder.parent / "routing.csv", module, when)
+
+    def _reconstructions(self, trainer: pl.Trainer, module: Pretrain, when: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        tiles = data.examples(self.count)
+        moved = module.transfer_batch_to_device(tiles, module.device, 0)
+        picture = reconstructions(
+            module.encoder, module.decoder, moved, module.visible, module.generator("pictures")
+        )
+        self._keep(trainer, f"reconstruction/{when}", picture)
+
+    def _keep(self, trainer: pl.Trainer, name: str, picture: Picture) -> None:
+        path = self.folder / f"{name.replace('/', '-')}.png"
+        write_whole(path, lambda beside: Image.fromarray(picture).save(beside, format="PNG"))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                kind = name.split("/")[0]
+                logger.experiment.add_image(kind, picture, trainer.global_step, dataformats="HWC")
+
+
+def append_routing(path: Path, module: MapexModule, when: str) -> None:
+    """Adds a line per mixture block to a CSV: normalised mutual information, effective and dead experts."""
+    names = module.encoder.config.names
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["when", "block", "nmi", "dead", *(f"effective_{name}" for name in names)])
+        for block, figures in module.routing.items():
+            effective = [f"{value:.3f}" for value in figures["effective"].tolist()]
+            writer.writerow([when, block, f"{float(figures['nmi']):.4f}", int(figures["dead"]), *effective])
+
+
+class Predictions(BasePredictionWriter):
+    """Writes predictions: a CSV of classes and probabilities, or a raster per tile for segmentation.
+
+    Args:
+        folder: where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("epoch")
+        self.folder = folder
+
+    def write_on_epoch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Each rank writes its own tiles; ranks beyond the first add their number to the CSV's name."""
+        assert isinstance(pl_module, FineTune)
+        pairs = [(n, p.cpu()) for names, batch in predictions for n, p in zip(names, batch, strict=True)]
+        if pl_module.task == "segmentation":
+            data: TileData = trainer.datamodule  # type: ignore[attr-defined]
+            for name, probability in pairs:
+                mask = probability.argmax(0).to(torch.uint8).numpy()
+                write_mask(self.folder / f"{name}.tif", mask, data.georeference(name))
+            return
+        suffix = f"-{trainer.global_rank}" if trainer.global_rank else ""
+        write_whole(self.folder / f"predictions{suffix}.csv", lambda beside: _write_csv(beside, pairs, pl_module))
+
+
+def _write_csv(path: Path, pairs: Sequence[tuple[str, torch.Tensor]], module: FineTune) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["tile", "label", *module.classes])
+        for name, probability in pairs:
+            if module.task == "multilabel":
+                label = ";".join(c for c, p in zip(module.classes, probability.tolist(), strict=True) if p >= 0.5)
+            else:
+                label = module.classes[int(probability.argmax())]
+            writer.writerow([name, label, *(f"{p:.5f}" for p in probability.tolist())])
+
+
+def write_results(path: Path, results: Any) -> None:
+    """Writes figures as JSON, whole or not at all."""
+    write_whole(path, lambda beside: beside.write_text(json.dumps(results, indent=2, default=_number) + "\n"))
+
+
+def _number(value: Any) -> float:
+    return float(np.asarray(value))

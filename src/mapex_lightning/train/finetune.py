@@ -1,0 +1,159 @@
+"""Fine-tuning: a head on an encoder, frozen or not, for labelled tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, final
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from mapex_lightning.checkpoint import Description, describe, load_weights, read, weights
+from mapex_lightning.data.tileset import Task
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality
+from mapex_lightning.model.config import PRESETS
+from mapex_lightning.model.heads import Classifier, Segmenter
+from mapex_lightning.runs import find_checkpoint
+from mapex_lightning.tiles import Tiles
+from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
+from mapex_lightning.train.metrics import figures_of, loss_of, probabilities
+from mapex_lightning.train.optim import Optimiser
+
+
+@final
+class FineTune(MapexModule):
+    """A task on an encoder.
+
+    Args:
+        encoder: a checkpoint whose encoder to start from, pre-trained or pruned; one of a fine-tuned model brings
+            its head along. A preset's name starts from random weights.
+        task: kind of label; set from the data.
+        classes: names of the classes; set from the data.
+        modalities: the sensors of the data; set from ``data.modalities``.
+        train: ``full`` trains everything, ``linear`` the head alone on frozen features.
+        pretrained: False draws new weights in the shape of the checkpoint's encoder, as a control.
+        drop_path: stochastic depth.
+        optimiser: learning rate and its like.
+        seed: of all noise in training.
+    """
+
+    kind = "finetune"
+    mode = "max"
+
+    def __init__(
+        self,
+        encoder: str,
+        task: Task,
+        classes: Sequence[str],
+        modalities: list[str | Modality] | None = None,
+        train: Literal["full", "linear"] = "full",
+        pretrained: bool = True,
+        drop_path: float = 0.0,
+        optimiser: Optimiser = Optimiser(lr=5e-4, layer_decay=0.75, beta2=0.999),
+        seed: int = 0,
+    ) -> None:
+        built, found = start(encoder, modalities, pretrained, drop_path)
+        super().__init__(built, found.lineage, optimiser, seed)
+        self.task: Task = task
+        self.classes = tuple(classes)
+        self.linear = train == "linear"
+        self.head: nn.Module = (
+            Segmenter(built.config.width, len(classes), built.config.patch)
+            if task == "segmentation"
+            else Classifier(built.config.width, len(classes))
+        )
+        if found.head is not None and pretrained:
+            self._take_head(encoder)
+        self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])
+        figures = figures_of(task, len(classes))
+        self.monitor = f"val/{figures.main}"
+        self.metrics: dict[str, MetricCollection] = {}
+        for stage in ("val", "test"):
+            self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
+
+    def _take_head(self, path: str) -> None:
+        checkpoint = read(find_checkpoint(path))
+        head = describe(checkpoint).head
+        assert head is not None
+        if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
+            raise MapexError(
+                f"{path} was fine-tuned for {head['task']} of {len(head['classes'])} classes "
+                f"({', '.join(head['classes'][:3])}, ...); the data has {self.task} of {len(self.classes)} "
+                f"({', '.join(self.classes[:3])}, ...). Use the data it was trained for, or an encoder without a head."
+            )
+        load_weights(self.head, weights(checkpoint, "head."), path)
+
+    def _freeze(self, sensors: list[str]) -> None:
+        """Plain DDP wants a gradient for every trained weight: those of sensors without data must not be trained."""
+        missing = [name for name in sensors if name not in self.encoder.config.names]
+        if missing:
+            raise MapexError(
+                f"The encoder does not read {', '.join(missing)}; it reads {', '.join(self.encoder.config.names)}. "
+                "Set data.modalities to some of these, or prune with --keep so that it still does."
+            )
+        for name, weight in self.encoder.named_parameters():
+            sensor = name.split(".")[2] if name.startswith(("patchify.embed", "patchify.norm")) else None
+            weight.requires_grad_(not self.linear and (sensor is None or sensor in sensors))
+
+    def describe(self) -> Description:
+        """Encoder, head and lineage."""
+        part = "head" if self.linear else "all"
+        step = f"fit: {self.task} of {len(self.classes)} classes, {part} trained, {self.trainer.global_step} steps"
+        head = {"task": self.task, "classes": list(self.classes)}
+        return Description("finetune", self.encoder.config, (*self.lineage, step), head=head)
+
+    def forward(self, tiles: Tiles) -> Tensor:
+        """Logits (B, K), or (B, K, H, W) for segmentation."""
+        logits: Tensor = self.head(self.encoder, tiles)
+        return logits.float()
+
+    def train(self, mode: bool = True) -> FineTune:
+        """A frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.linear:
+            self.encoder.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The task's loss."""
+        tiles, target = labelled(batch)
+        loss = loss_of(self.task, self(tiles), target)
+        self.note({"train/loss": loss}, tiles.batch_size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and figures."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and figures."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[tuple[str, ...], Tensor]:
+        """Names and probabilities of the tiles of a batch."""
+        tiles = tiles_of(batch)
+        return tiles.names, probabilities(self.task, self(tiles))
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        tiles, target = labelled(batch)
+        logits = self(tiles)
+        metrics = self.get_submodule(f"{stage}_metrics")
+        assert isinstance(metrics, MetricCollection)
+        metrics.update(probabilities(self.task, logits), target.long())
+        size = tiles.batch_size
+        self.log(f"{stage}/loss", loss_of(self.task, logits, target), batch_size=size, sync_dist=True)
+        self.log_dict(dict(metrics.items(keep_base=False)), batch_size=size)
+
+
+def labelled(batch: Batch) -> tuple[Tiles, Tensor]:
+    """A batch that has labels.
+
+    Raises:
+        MapexError: it has none.
+    """
+    if isinstance(batch, Tiles):
+        raise MapexError("These tiles have no labels in common; fine-tune on data sets with one task and set of classes.")
+    return batch
+
+

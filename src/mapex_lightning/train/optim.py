@@ -1,0 +1,89 @@
+"""AdamW, its parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+UNDECAYED = ("vectors", "modality", "bias")
+"""Last words of the names of weights that are not decayed, besides those of one axis."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW with linear warm-up and a cosine to zero.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: of matrices; biases, norms, modality and router vectors have none.
+        warmup: share of all steps in which the learning rate rises.
+        beta2: second-moment decay of Adam; the first is 0.9.
+        layer_decay: factor on the learning rate per block below the head (BEiT, arXiv 2106.08254); 1 for none.
+    """
+
+    lr: float = 8e-4
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    beta2: float = 0.95
+    layer_decay: float = 1.0
+
+
+def depth_of(name: str, blocks: int) -> int:
+    """How deep a weight of a module with an ``encoder`` lies: 0 for embeddings, i + 1 for block i, then the rest."""
+    parts = name.split(".")
+    if parts[0] != "encoder":
+        return blocks + 1
+    if parts[1] == "patchify":
+        return 0
+    return int(parts[2]) + 1 if parts[1] == "blocks" else blocks + 1
+
+
+def decays(name: str, weight: Tensor) -> bool:
+    """Whether weight decay applies."""
+    return weight.ndim > 1 and not name.rsplit(".", 1)[-1].endswith(UNDECAYED)
+
+
+def groups(weights: Iterable[tuple[str, Tensor]], config: Optimiser, blocks: int) -> list[dict[str, object]]:
+    """Parameter groups by depth and decay; weights that are not trained are left out.
+
+    Args:
+        weights: names and parameters of a module with an ``encoder``.
+        config: the optimiser.
+        blocks: the encoder's depth.
+    """
+    found: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, weight in weights:
+        if weight.requires_grad:
+            depth = depth_of(name, blocks) if config.layer_decay != 1 else blocks + 1
+            found.setdefault((depth, decays(name, weight)), []).append(weight)
+    return [
+        {
+            "params": members,
+            "lr": config.lr * config.layer_decay ** (blocks + 1 - depth),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (depth, decayed), members in sorted(found.items(), reverse=True)
+    ]
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Factor on the learning rate: a line up over the warm-up, then a cosine down to 0."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+
+def configure(module: nn.Module, config: Optimiser, blocks: int, steps: int) -> tuple[AdamW, LambdaLR]:
+    """The optimiser and schedule of a module for a run of `steps` optimiser steps."""
+    fused = all(weight.device.type == "cuda" for weight in module.parameters())
+    optimiser = AdamW(
+        groups(module.named_parameters(), config, blocks), lr=config.lr, betas=(0.9, config.beta2), fused=fused
+    )
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(step, steps, config.warmup))

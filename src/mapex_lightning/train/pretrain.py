@@ -1,0 +1,205 @@
+"""Pre-training: masked reconstruction over modalities.
+
+Axes: B tiles, M modalities, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, NamedTuple, final
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from mapex_lightning.checkpoint import Description
+from mapex_lightning.modality import Modality
+from mapex_lightning.model.config import RouterMode
+from mapex_lightning.model.decoder import Decoder, DecoderConfig
+from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.masking import Bucket, buckets, draw_view, draw_visible, see
+from mapex_lightning.model.mixture import Assignment
+from mapex_lightning.model.routing import Auxiliary, auxiliary_losses, total
+from mapex_lightning.model.target import Error, Target, make_target, masked_error, mean_over_modalities
+from mapex_lightning.model.tokens import Tokens
+from mapex_lightning.pruning import COVERAGE, sets
+from mapex_lightning.tiles import Tiles
+from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
+from mapex_lightning.train.optim import Optimiser
+
+
+class Reconstruction(NamedTuple):
+    """One masked pass over a batch.
+
+    Attributes:
+        predictions: per modality (B, N, P), in the order of the batch.
+        targets: per modality.
+        visible: (B, all N) bool.
+        errors: per modality, over its hidden patches.
+        assignments: of each mixture, over the whole batch.
+    """
+
+    predictions: dict[str, Tensor]
+    targets: dict[str, Target]
+    visible: Tensor
+    errors: dict[str, Error]
+    assignments: dict[int, Assignment]
+
+
+def reconstruct(
+    encoder: Encoder, decoder: Decoder, tiles: Tiles, visible_share: float, generator: torch.Generator
+) -> Reconstruction:
+    """Hides most of the tiles from the encoder and lets the decoder predict every patch.
+
+    Args:
+        encoder: the encoder.
+        decoder: its decoder.
+        tiles: any tiles of the encoder's modalities.
+        visible_share: of the tokens of each tile's view.
+        generator: of the draw, on the tiles' device.
+    """
+    config = encoder.config
+    tokens = encoder.patchify(tiles)
+    none = torch.zeros_like(next(iter(tiles.present.values())))
+    present = torch.stack([tiles.present.get(name, none) for name in config.names], dim=1)
+    visible = draw_visible(tokens, draw_view(present, generator), visible_share, generator)
+    order, parts = [], []
+    assignments: dict[int, list[Assignment]] = {block: [] for block in config.mixtures}
+    for bucket in buckets(visible):
+        prediction, chosen = _bucket(encoder, decoder, tokens, bucket)
+        order.append(bucket.rows)
+        parts.append(prediction)
+        for block, assignment in chosen.items():
+            assignments[block].append(assignment)
+    back = torch.cat(order).argsort()
+    predictions = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+    targets = {n: make_target(tiles.images[n], config.modality(n), config.patch) for n in predictions}
+    hidden = (tokens.present & ~visible).split([p.shape[1] for p in predictions.values()], dim=1)
+    return Reconstruction(
+        predictions=predictions,
+        targets=targets,
+        visible=visible,
+        errors={
+            name: masked_error(predictions[name].float(), targets[name], mask)
+            for name, mask in zip(predictions, hidden, strict=True)
+        },
+        assignments={block: _joined(found) for block, found in assignments.items()},
+    )
+
+
+def _bucket(
+    encoder: Encoder, decoder: Decoder, tokens: Tokens, bucket: Bucket
+) -> tuple[dict[str, Tensor], dict[int, Assignment]]:
+    memory, assignments = encoder.encode(see(tokens, bucket))
+    predictions: dict[str, Tensor] = decoder(tokens.rows(bucket.rows), memory)
+    return predictions, assignments
+
+
+def _joined(assignments: list[Assignment]) -> Assignment:
+    return Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True)))
+
+
+@final
+class Pretrain(MapexModule):
+    """Masked reconstruction on tiles of many sensors, with experts that divide the sensors up.
+
+    Args:
+        encoder: a preset (nano, tiny, small, base, large) for random weights, or a checkpoint to go on from.
+        modalities: the sensors of a preset; set from ``data.modalities``.
+        experts: experts per mixture; by default 6, and two per modality where there are more than three.
+        every: every how many blocks, from the first on, the feed-forward is a mixture; 0 for the dense twin.
+        router: how tokens choose experts; see `mapex_lightning.model.mixture.Router`.
+        top_k: experts per token.
+        patch: side of a patch in pixels.
+        visible: share of a view's tokens that the encoder sees.
+        decoder: shape of the decoder.
+        auxiliary: weights of the auxiliary losses.
+        optimiser: learning rate and its like.
+        seal: share of the run after which every sensor's experts are fixed, at the next validation; null for never.
+        seed: of masking.
+    """
+
+    kind = "pretrain"
+    monitor = "val/loss"
+    mode = "min"
+
+    def __init__(
+        self,
+        encoder: str = "nano",
+        modalities: list[str | Modality] | None = None,
+        experts: int | None = None,
+        every: int = 2,
+        router: RouterMode = "conditioned",
+        top_k: int = 1,
+        patch: int = 8,
+        visible: float = 0.25,
+        decoder: DecoderConfig = DecoderConfig(),
+        auxiliary: Auxiliary = Auxiliary(),
+        optimiser: Optimiser = Optimiser(),
+        seal: float | None = 0.9,
+        seed: int = 0,
+    ) -> None:
+        built, found = start(
+            encoder, modalities, experts=experts, every=every, router=router, top_k=top_k, patch=patch
+        )
+        super().__init__(built, found.lineage, optimiser, seed)
+        self.decoder = Decoder(built.config, decoder)
+        self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
+
+    def describe(self) -> Description:
+        """Encoder, decoder and lineage."""
+        step = f"fit: masked reconstruction, {self.trainer.global_step} steps"
+        return Description(
+            "pretrain", self.encoder.config, (*self.lineage, step), decoder=asdict(self.decoder.config)
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean reconstruction loss over modalities plus the auxiliary losses."""
+        tiles = tiles_of(batch)
+        generator = self.generator("step", self.trainer.global_step, batch_idx, self.global_rank)
+        found = reconstruct(self.encoder, self.decoder, tiles, self.visible, generator)
+        auxiliary = auxiliary_losses(found.assignments, len(self.encoder.config.names))
+        loss = mean_over_modalities(found.errors)
+        figures: dict[str, Any] = {"train/loss": loss}
+        figures |= {f"train/loss/{name}": error.mean for name, error in found.errors.items()}
+        figures |= {f"train/{name}": value for name, value in auxiliary.items() if name != "entropy"}
+        self.note(figures, tiles.batch_size)
+        return loss + total(auxiliary, self.auxiliary)
+
+    def on_validation_epoch_start(self) -> None:
+        """Empties the census and the sums of errors."""
+        self.start_census()
+        self._errors = torch.zeros(2, len(self.encoder.config.names), device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same loss under the same masks every time, and one unmasked pass for the census."""
+        tiles = tiles_of(batch)
+        self.encoder(tiles)
+        with self.encoder.unobserved():
+            generator = self.generator("validation", batch_idx, self.global_rank)
+            found = reconstruct(self.encoder, self.decoder, tiles, self.visible, generator)
+        for name, error in found.errors.items():
+            self._errors[:, self.encoder.config.names.index(name)] += torch.stack(error)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss per modality and how specialised the experts are, and seals when it is time."""
+        self.end_census()
+        totals, counts = self.trainer.strategy.reduce(self._errors, reduce_op="sum")
+        errors = {n: Error(t, c) for n, t, c in zip(self.encoder.config.names, totals, counts, strict=True)}
+        figures = {"val/loss": mean_over_modalities(errors)}
+        figures |= {f"val/loss/{name}": error.mean for name, error in errors.items() if error.count > 0}
+        for block, routing in self.routing.items():
+            figures[f"routing/nmi/block{block}"] = routing["nmi"].float()
+            for name, value in zip(self.encoder.config.names, routing["effective"].float(), strict=True):
+                figures[f"routing/effective/{name}/block{block}"] = value
+        self.log_dict(figures)
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._seal()
+
+    def _seal(self) -> None:
+        """Fixes every sensor's experts once the share `seal` of the run has passed."""
+        if self.seal is None or self.encoder.config.sealed or not self.encoder.mixtures:
+            return
+        if self.trainer.global_step >= self.seal * self.trainer.estimated_stepping_batches:
+            census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
+            self.encoder.seal(sets(self.encoder.config, census, COVERAGE))
