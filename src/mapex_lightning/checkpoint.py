@@ -112,9 +112,7 @@ def describe(checkpoint: Mapping[str, Any]) -> Description:
 def weights(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     """The weights whose names start with `prefix`, with the prefix taken off."""
     return {
-        name.removeprefix(prefix): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
     }
 
 
@@ -194,5 +192,3 @@ def write_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
         raise MapexError(f"{path} could not be written ({error}); what was there before is untouched.") from error
     finally:
         beside.unlink(missing_ok=True)
-
-

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import ActionConfigFile, ArgumentError, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -57,6 +57,9 @@ NO_NEWS = (
 )
 """Warnings that are left out."""
 
+CONFIG = ("--config", "-c")
+"""The words before the name of a config."""
+
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
 
@@ -79,14 +82,6 @@ def packaged_configs() -> Path:
     """The folder of the configs that come with the package, in a wheel or in a checkout."""
     inside = Path(str(files("mapex_lightning"))) / "configs"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
-
-
-class ConfigFile(ActionConfigFile):
-    """``--config``: resolves names by `config_file`."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        """Reads one config."""
-        super().__call__(parser, cfg, str(config_file(str(values))), option_string)
 
 
 class MapexCLI(LightningCLI):
@@ -117,12 +112,6 @@ class MapexCLI(LightningCLI):
                 run=False,
                 auto_configure_optimizers=False,
             )
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """The parser, with our ``--config``."""
-        parser = LightningArgumentParser(**kwargs)
-        parser.add_argument("-c", "--config", action=ConfigFile, help="YAML file, or the name of one in the package")
-        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What Lightning has no word for."""
@@ -240,11 +229,11 @@ def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = Non
     Raises:
         MapexError: a setting is unknown or cannot be used.
     """
-    words = _trust(list(words))
+    words = _with_paths(_trust(list(words)))
     _quiet()
     if "--help-all" in words:
         words = ["--help"]
-    if command != "prune" and not {"--help", "--config", "-c"} & {word.split("=")[0] for word in words}:
+    if command != "prune" and not {"--help", *CONFIG} & {word.split("=")[0] for word in words}:
         raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
     try:
         return MapexCLI(command, words, prune)
@@ -263,6 +252,17 @@ def _trust(words: list[str]) -> list[str]:
         del words[at : at + 2]
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
     return words
+
+
+def _with_paths(words: list[str]) -> list[str]:
+    """The words with the names of configs resolved by `config_file`."""
+    found = list(words)
+    for at, word in enumerate(words):
+        if word in CONFIG and at + 1 < len(words):
+            found[at + 1] = str(config_file(words[at + 1]))
+        elif word.startswith("--config="):
+            found[at] = f"--config={config_file(word.removeprefix('--config='))}"
+    return found
 
 
 def _quiet() -> None:

@@ -84,9 +84,7 @@ class Modality:
 def _sentinel2_group(name: str, *bands: str) -> Modality:
     """A Sentinel-2 band group as a modality of its own, for pruning inside one sensor."""
     at = [S2_BANDS.index(band) for band in bands]
-    return Modality(
-        name, bands, 10.0, _S2.unit, tuple(_S2.mean[i] for i in at), tuple(_S2.std[i] for i in at)
-    )
+    return Modality(name, bands, 10.0, _S2.unit, tuple(_S2.mean[i] for i in at), tuple(_S2.std[i] for i in at))
 
 
 # Statistics: s2 from 4,232 unlabelled Sentinel-2 L2A tiles and 54 BigEarthNet patches, s1 from 54 BigEarthNet

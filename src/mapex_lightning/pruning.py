@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapex_lightning.checkpoint import ENCODER, KEY, Description, describe, weights
-from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, weights
+from mapex_lightning.errors import MapexError
 from mapex_lightning.model.config import Allowed, EncoderConfig
 from mapex_lightning.model.mixture import CENSUS
 
@@ -150,7 +150,9 @@ def choose(config: EncoderConfig, census: Census, keep: Sequence[str], coverage:
         whole = config.allowed
         return tuple(tuple(rows[m] for m in kept) if rows else () for rows in whole)
     narrowed = replace(config, modalities=tuple(config.modalities[m] for m in kept), allowed=())
-    return sets(narrowed, {block: c[:, kept] for block, c in census.items()}, COVERAGE if coverage is None else coverage)
+    return sets(
+        narrowed, {block: c[:, kept] for block, c in census.items()}, COVERAGE if coverage is None else coverage
+    )
 
 
 def prune(
@@ -184,7 +186,7 @@ def prune(
         if (cut := _cut(name, value, config, names, union)) is not None
     }
     step = f"prune --keep {','.join(names)}" + ("" if coverage is None else f" --coverage {coverage:g}")
-    kind = "finetune" if description.head else "prune"
+    kind: Kind = "finetune" if description.head else "prune"
     pruned = Description(kind, smaller, description.followed_by(step), description.head)
     head = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("head.")}
     report = Report(

@@ -5,7 +5,7 @@ Axes: B tiles, C bands, H and W pixels. A pixel that is not finite is invalid (n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 

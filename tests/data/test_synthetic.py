@@ -72,9 +72,7 @@ def test_radar_alone_separates_its_pairs(names: tuple[str, str], train: Features
 
 
 @pytest.mark.parametrize("names", [("burnt ground", "wet soil"), ("snow", "salt flat")])
-def test_short_wave_infrared_alone_separates_its_pairs(
-    names: tuple[str, str], train: Features, test: Features
-) -> None:
+def test_short_wave_infrared_alone_separates_its_pairs(names: tuple[str, str], train: Features, test: Features) -> None:
     assert accuracy(train, test, "s2", only=pair(*names)) > 0.85
     for blind in (("s1",), ("rgb",), ("dem",), ("s1", "rgb", "dem")):
         assert accuracy(train, test, *blind, only=pair(*names)) < 0.65
@@ -147,7 +145,9 @@ def test_splits_have_their_sizes_and_share_no_tile() -> None:
 
 def test_the_three_tasks_label_the_same_place() -> None:
     for key in Synthetic(train=20).keys("train"):
-        theme, shares, cover = (Synthetic(task, train=20).label(key) for task in ("multiclass", "multilabel", "segmentation"))
+        theme, shares, cover = (
+            Synthetic(task, train=20).label(key) for task in ("multiclass", "multilabel", "segmentation")
+        )
         assert isinstance(theme, int)
         assert isinstance(shares, np.ndarray)
         assert isinstance(cover, np.ndarray)

@@ -69,17 +69,13 @@ def test_sensors_stay_co_registered_under_any_crop(
 
 
 @given(scenes, st.integers(0, 7))
-def test_sensors_stay_co_registered_under_any_symmetry(
-    given_scene: tuple[Tile, list[Modality]], element: int
-) -> None:
+def test_sensors_stay_co_registered_under_any_symmetry(given_scene: tuple[Tile, list[Modality]], element: int) -> None:
     tile, modalities = given_scene
     agree(symmetry(tile, element), modalities)
 
 
 @given(scenes, seeds)
-def test_a_crop_invents_no_value(
-    given_scene: tuple[Tile, list[Modality]], rng: np.random.Generator | None
-) -> None:
+def test_a_crop_invents_no_value(given_scene: tuple[Tile, list[Modality]], rng: np.random.Generator | None) -> None:
     tile, modalities = given_scene
     cut = crop(tile, modalities, 12, rng)
     for name, image in cut.images.items():
@@ -114,9 +110,7 @@ def test_without_a_generator_the_centre_is_taken() -> None:
 
 
 @given(scenes, st.integers(1, 12))
-def test_the_corner_is_where_the_centre_crop_begins(
-    given_scene: tuple[Tile, list[Modality]], blocks: int
-) -> None:
+def test_the_corner_is_where_the_centre_crop_begins(given_scene: tuple[Tile, list[Modality]], blocks: int) -> None:
     tile, modalities = given_scene
     gsd, step = modalities[0].gsd, lcm(*(int(one.gsd) for one in modalities))
     y, x = corner_of(tile, modalities, blocks * step)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from einops import repeat
 
-from mapex_lightning.data.sensors import Sensor, sensor_of
+from mapex_lightning.data.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import SPLITS, Split, TileSet
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import S2_BANDS, Modality
@@ -86,6 +86,10 @@ class BigEarthNet(TileSet):
     def classes(self) -> tuple[str, ...]:
         """The 19 classes."""
         return CLASSES
+
+    def offers(self, modality: Modality) -> bool:
+        """Whether its bands are among those of one sensor, in the same unit."""
+        return any(holds(sensor, modality) for sensor in SENSORS.values())
 
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
         """The Sentinel-2 patch ids of an official split; every patch has both sensors.

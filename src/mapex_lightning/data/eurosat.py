@@ -9,9 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.sensors import Sensor, sensor_of
-from mapex_lightning.data.tileset import GeoReference, Split, TileSet
-from mapex_lightning.errors import MapexError
+from mapex_lightning.data.sensors import Sensor, holds, sensor_of
+from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
+from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
 
@@ -59,9 +59,18 @@ class EuroSAT(TileSet):
         root: the folder that holds, itself or one level down, EuroSAT_MS or EuroSAT_RGB (or EuroSATallBands, 2750)
             with one folder per class.
         seed: another seed is another split.
+        require: sensors, s2 or rgb, that every tile must have: [s2] leaves out the many tiles of which one has only
+            the picture. None takes tiles with any sensor that is asked for.
+
+    Raises:
+        MapexError: `require` names another sensor.
     """
 
-    def __init__(self, root: str | Path = "data", seed: int = 0) -> None:
+    def __init__(self, root: str | Path = DATA, seed: int = 0, require: Sequence[str] | None = None) -> None:
+        for sensor in require or ():
+            if sensor not in SENSORS:
+                raise unknown("sensor", sensor, SENSORS, where="of EuroSAT")
+        self.require = tuple(require or ())
         self.task = "multiclass"
         self.root = Path(root)
         self.seed = seed
@@ -71,6 +80,10 @@ class EuroSAT(TileSet):
         """The ten land uses, in alphabetical order."""
         return CLASSES
 
+    def offers(self, modality: Modality) -> bool:
+        """Whether its bands are among those of one sensor, in the same unit."""
+        return any(holds(sensor, modality) for sensor in SENSORS.values())
+
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
         """Ids such as ``Forest_17``, by class and number.
 
@@ -79,7 +92,10 @@ class EuroSAT(TileSet):
         """
         wanted = set(SENSORS) if modalities is None else {sensor_of(one, SENSORS, "EuroSAT") for one in modalities}
         names = {name for sensor in wanted for name in self._names.get(sensor, ())}
+        for sensor in self.require:
+            names &= self._names.get(sensor, frozenset())
         if not names:
+            wanted |= set(self.require)
             raise MapexError(
                 f"No EuroSAT tiles for {' or '.join(sorted(wanted))} in {self.root.absolute()} or one level below. "
                 f"Wanted {' or '.join(folder for sensor in sorted(wanted) for folder in _FOLDERS[sensor][:2])} with a "

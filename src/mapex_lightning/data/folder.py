@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,10 @@ class Folder(TileSet):
             MapexError: the manifest cannot be used.
         """
         return self._occurring if self._given is None else self._given
+
+    def offers(self, modality: Modality) -> bool:
+        """Whether the manifest has a column of its name."""
+        return modality.name in self._table.sensors
 
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
         """The ids of a split, in the order of the manifest.
@@ -162,7 +167,7 @@ class Folder(TileSet):
     def _check_ground(self, key: str, images: dict[str, xarray.DataArray]) -> None:
         """Sensors that lie apart would be learned as if they lay together."""
         placed = {name: image for name, image in images.items() if image.attrs["crs"]}
-        for name, other in zip(list(placed), list(placed)[1:], strict=False):
+        for name, other in pairwise(placed):
             if not _same_crs(placed[name].attrs["crs"], placed[other].attrs["crs"]):
                 raise MapexError(
                     f"Tile {key}: {name} and {other} have different coordinate systems. "

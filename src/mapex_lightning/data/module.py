@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
+from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import crop, dihedral
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
@@ -34,7 +34,7 @@ class Cuts(Dataset[Tile]):
 
     Args:
         members: each tile as data set and key.
-        modalities: the sensors to read.
+        modalities: the sensors to read, as far as a data set offers them.
         extent: side in metres.
         augment: random crops, flips and rotations, a function of (seed, epoch, index); otherwise the centre.
         most_bad: share of tiles read that may be unreadable before that is an error; 0 allows none.
@@ -53,6 +53,8 @@ class Cuts(Dataset[Tile]):
         self.members, self.modalities, self.extent = members, modalities, extent
         self.augment, self.most_bad, self.seed = augment, most_bad, seed
         self.read = self.bad = 0
+        sources = {source for source, _ in members}
+        self.offered = {source: [m for m in modalities if source.offers(m)] for source in sources}
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -73,7 +75,7 @@ class Cuts(Dataset[Tile]):
             source, key = self.members[(index + step) % len(self)]
             self.read += 1
             try:
-                return source.read(key, self.modalities)
+                return source.read(key, self.offered[source])
             except MapexError as error:
                 self.bad += 1
                 if self.most_bad == 0:
@@ -81,8 +83,8 @@ class Cuts(Dataset[Tile]):
                 # The first few may be unlucky: a share means nothing before some have been read.
                 if self.bad > max(3.0, self.most_bad * self.read):
                     raise MapexError(
-                        f"{self.bad} of {self.read} tiles could not be read, more than data.most_bad={self.most_bad:g}; "
-                        f"the last: {error}"
+                        f"{self.bad} of {self.read} tiles could not be read, more than "
+                        f"data.most_bad={self.most_bad:g}; the last: {error}"
                     ) from error
                 warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
         raise MapexError("No tile of the data set can be read.")
@@ -99,7 +101,7 @@ class TileData(LightningDataModule):
         size: side of a tile in pixels of the finest sensor; training crops at random, evaluation the centre.
         batch_size: tiles per process and step.
         workers: processes that read tiles; 0 reads in the training process.
-        root: overrides the folder in which every set looks for its files.
+        root: the folder in which sets look for their files instead of data/, unless they have a root of their own.
         shots: labelled tiles per class to train on; by default all.
         weights: per set, its share of an epoch; by default every tile once.
         draws: tiles per epoch when `weights` are given; by default as many as there are.
@@ -133,7 +135,7 @@ class TileData(LightningDataModule):
         self.sets = sets
         if root is not None:
             for source in sets:
-                source.root = Path(root)
+                source.root = Path(root) if source.root == DATA else source.root
         self.modalities = look_up(modalities)
         self.extent = size * min(modality.gsd for modality in self.modalities)
         self.batch_size, self.workers, self.shots, self.seed = batch_size, workers, shots, seed
@@ -142,31 +144,14 @@ class TileData(LightningDataModule):
         self._members: dict[Split, list[tuple[TileSet, str]]] = {}
 
     @property
-    def task(self) -> Task:
-        """The task that all sets share.
-
-        Raises:
-            MapexError: they do not share one.
-        """
-        self._check_labels()
-        return self.sets[0].task
+    def task(self) -> Task | None:
+        """The task, where all sets share one and its classes."""
+        return self.sets[0].task if self.labelled else None
 
     @property
     def classes(self) -> list[str]:
-        """The classes that all sets share.
-
-        Raises:
-            MapexError: they do not share them.
-        """
-        self._check_labels()
-        return list(self.sets[0].classes)
-
-    def _check_labels(self) -> None:
-        if not self.labelled:
-            raise MapexError(
-                "The data sets differ in task or classes, so there is nothing to fine-tune on; use one of them, "
-                f"now: {', '.join(type(source).__name__ for source in self.sets)}."
-            )
+        """The classes that all sets share, else none."""
+        return list(self.sets[0].classes) if self.labelled else []
 
     @property
     def labelled(self) -> bool:
@@ -183,11 +168,31 @@ class TileData(LightningDataModule):
             MapexError: a set is not there, or the split is empty.
         """
         if split not in self._members:
-            found = [(source, key) for source in self.sets for key in source.keys(split)]
+            self._check_offered()
+            found = [(source, key) for source in self.sets for key in source.keys(split, self._offered(source))]
             if not found:
                 raise MapexError(f"The split {split} of {type(self.sets[0]).__name__} holds no tile.")
             self._members[split] = few(found, self.shots, self.seed) if split == "train" and self.shots else found
         return self._members[split]
+
+    def _offered(self, source: TileSet) -> list[Modality]:
+        return [modality for modality in self.modalities if source.offers(modality)]
+
+    def _check_offered(self) -> None:
+        """A modality that is absent everywhere, or a set without any, is a mistake in the config."""
+        names = ", ".join(type(source).__name__ for source in self.sets)
+        for modality in self.modalities:
+            if not any(source.offers(modality) for source in self.sets):
+                raise MapexError(
+                    f"No data set ({names}) offers modality {modality.name} with bands {', '.join(modality.bands)} in "
+                    f"{modality.unit} at {modality.gsd:g} m; leave it out of data.modalities or add a set that has it."
+                )
+        for source in self.sets:
+            if not self._offered(source):
+                raise MapexError(
+                    f"{type(source).__name__} offers none of the modalities "
+                    f"{', '.join(modality.name for modality in self.modalities)}; leave it out of data.sets."
+                )
 
     def train_dataloader(self) -> DataLoader[Tile]:
         """Shuffled, augmented batches of equal size."""
@@ -255,9 +260,7 @@ def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles:
     return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
 
 
-def few(
-    members: Sequence[tuple[TileSet, str]], shots: int, seed: int
-) -> list[tuple[TileSet, str]]:
+def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[tuple[TileSet, str]]:
     """`shots` tiles of each class, drawn by `seed`; all of a class that has fewer.
 
     Raises:
@@ -284,5 +287,3 @@ def _tile_weights(
     count: Mapping[int, int] = {id(s): sum(source is s for source, _ in members) for s in sets}
     share = {id(s): weight / max(1, count[id(s)]) for s, weight in zip(sets, weights, strict=True)}
     return [share[id(source)] for source, _ in members]
-
-

@@ -23,6 +23,11 @@ class Sensor(NamedTuple):
     gsd: float
 
 
+def holds(sensor: Sensor, modality: Modality) -> bool:
+    """Whether a sensor has all bands of a modality, in its unit and on its grid."""
+    return set(modality.bands) <= set(sensor.bands) and (modality.unit, modality.gsd) == (sensor.unit, sensor.gsd)
+
+
 def sensor_of(modality: Modality, sensors: Mapping[str, Sensor], owner: str) -> str:
     """The sensor that holds all bands of a modality in its unit and on its grid.
 
@@ -41,7 +46,7 @@ def sensor_of(modality: Modality, sensors: Mapping[str, Sensor], owner: str) -> 
         MapexError: no sensor has these bands in this unit at this resolution.
     """
     for name, sensor in sensors.items():
-        if set(modality.bands) <= set(sensor.bands) and (modality.unit, modality.gsd) == (sensor.unit, sensor.gsd):
+        if holds(sensor, modality):
             return name
     offers = "; ".join(
         f"{name}: {' '.join(sensor.bands)} in {sensor.unit} at {sensor.gsd:g} m" for name, sensor in sensors.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mapex_lightning.data import landscape
-from mapex_lightning.data.sensors import Sensor, sensor_of
+from mapex_lightning.data.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import SPLITS, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality
@@ -80,6 +80,10 @@ class Synthetic(TileSet):
     def classes(self) -> tuple[str, ...]:
         """The ten covers."""
         return tuple(cover.name for cover in landscape.COVERS)
+
+    def offers(self, modality: Modality) -> bool:
+        """Whether its bands are among those of one sensor, in the same unit."""
+        return any(holds(sensor, modality) for sensor in SENSORS.values())
 
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
         """Ids such as ``train-000017``.

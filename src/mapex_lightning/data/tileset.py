@@ -12,6 +12,9 @@ from mapex_lightning.tiles import Target, Tile
 
 Task = Literal["multiclass", "multilabel", "segmentation"]
 Split = Literal["train", "val", "test"]
+DATA = Path("data")
+"""Where data sets look for their files unless they are told otherwise; ``data.root`` takes its place."""
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -42,6 +45,10 @@ class TileSet(ABC):
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, by index."""
+
+    @abstractmethod
+    def offers(self, modality: Modality) -> bool:
+        """Whether any tile could have this modality; the others of a data set are not asked for."""
 
     @abstractmethod
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:

@@ -33,13 +33,19 @@ class DecoderConfig:
         MapexError: the width does not fit.
     """
 
-    width: int = 128
-    depth: int = 2
-    heads: int = 4
+    width: int
+    depth: int
+    heads: int
 
     def __post_init__(self) -> None:
         if self.width % 4 or self.width % self.heads or self.depth < 1:
             raise MapexError(f"A decoder needs depth >= 1 and a width that 4 and heads={self.heads} divide.")
+
+
+def decoder_for(encoder: EncoderConfig) -> DecoderConfig:
+    """Half as wide as the encoder and two blocks deep: it decodes many more tokens than the encoder sees."""
+    heads = max(1, encoder.width // 64)
+    return DecoderConfig(width=encoder.width // 2 // (4 * heads) * 4 * heads, depth=2, heads=heads)
 
 
 class CrossBlock(nn.Module):

@@ -60,7 +60,8 @@ class Encoder(nn.Module):
 
     def pooled(self, tiles: Tiles) -> Tensor:
         """One vector per tile, the mean over its tokens: (B, D)."""
-        return self(tiles).pooled()
+        tokens: Tokens = self(tiles)
+        return tokens.pooled()
 
     def pooled_by_modality(self, tiles: Tiles) -> dict[str, Tensor]:
         """One vector per tile and sensor: name to (B, D); zeros where the sensor is absent."""

@@ -18,12 +18,12 @@ class Bucket(NamedTuple):
 
     Attributes:
         rows: (b,) the tiles.
-        index: (b, n) the visible tokens of each; entries past a tile's own number are padding.
+        seen: (b, n) the visible tokens of each; entries past a tile's own number are padding.
         real: (b, n) bool, False for padding.
     """
 
     rows: Tensor
-    index: Tensor
+    seen: Tensor
     real: Tensor
 
 
@@ -103,5 +103,5 @@ def buckets(visible: Tensor, most: int = 4) -> list[Bucket]:
 
 def see(tokens: Tokens, bucket: Bucket) -> Tokens:
     """The tokens of a bucket (b, n); padding is absent."""
-    taken = tokens.rows(bucket.rows).take(bucket.index)
+    taken = tokens.rows(bucket.rows).take(bucket.seen)
     return taken._replace(present=taken.present & bucket.real)

@@ -22,15 +22,16 @@ class Auxiliary:
     Args:
         mutual: minus the mutual information of modality and expert under a uniform prior over modalities
             (Mod-Squad, arXiv 2212.08066): experts divide the sensors up among themselves.
-        cap: how far each modality's entropy exceeds log `effective`: no sensor spreads over all experts.
+        cap: how far each modality's entropy exceeds log `effective`: no sensor spreads over all experts. It must stay
+            the weaker of the two: with more cap than mutual information all sensors flee into the same expert.
         effective: experts that a modality may use in effect before `cap` costs anything.
         z: mean squared log-sum-exp of the logits (ST-MoE, arXiv 2202.08906): logits stay small.
         pooled: the load-balance loss of Switch (arXiv 2101.03961). It pushes every expert to 1/E of all tokens and so
             works against specialisation; here for ablation.
     """
 
-    mutual: float = 0.1
-    cap: float = 0.3
+    mutual: float = 0.3
+    cap: float = 0.1
     effective: float = 2.0
     z: float = 1e-3
     pooled: float = 0.0
@@ -38,7 +39,8 @@ class Auxiliary:
 
 def entropy(probability: Tensor) -> Tensor:
     """Entropy over the last axis."""
-    return torch.special.entr(probability).sum(-1)
+    each: Tensor = torch.special.entr(probability)
+    return each.sum(-1)
 
 
 def usage(assignment: Assignment, modalities: int) -> Tensor:

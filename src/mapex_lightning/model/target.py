@@ -84,20 +84,20 @@ def assemble(values: Tensor, target: Target, modality: Modality, patch: int, row
 
 
 class Error(NamedTuple):
-    """Squared error over the numbers that count, kept as sum and count so that batches and ranks add up.
+    """Squared error over the numbers that count, kept as sum and number so that batches and ranks add up.
 
     Attributes:
         total: a scalar; zero, still attached to the prediction, where nothing counts.
-        count: a scalar.
+        number: a scalar, how many there were.
     """
 
     total: Tensor
-    count: Tensor
+    number: Tensor
 
     @property
     def mean(self) -> Tensor:
         """Mean squared error; zero where nothing counts."""
-        return self.total / self.count.clamp(min=1)
+        return self.total / self.number.clamp(min=1)
 
 
 def masked_error(prediction: Tensor, target: Target, hidden: Tensor) -> Error:
@@ -115,5 +115,5 @@ def masked_error(prediction: Tensor, target: Target, hidden: Tensor) -> Error:
 def mean_over_modalities(errors: Mapping[str, Error]) -> Tensor:
     """Equal weight per modality: the mean over the modalities of which anything was hidden."""
     means = torch.stack([error.mean for error in errors.values()])
-    here = torch.stack([error.count > 0 for error in errors.values()]).to(means.dtype)
+    here = torch.stack([error.number > 0 for error in errors.values()]).to(means.dtype)
     return (means * here).sum() / here.sum().clamp(min=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, load_weights, read, weights
@@ -31,6 +31,11 @@ def tiles_of(batch: Batch) -> Tiles:
     return batch if isinstance(batch, Tiles) else batch[0]
 
 
+def logging_interval(trainer: Trainer) -> int:
+    """Steps between two lines of a log; the Trainer has the attribute but does not declare it."""
+    return int(vars(trainer)["log_every_n_steps"])
+
+
 def fold(*parts: int | str) -> int:
     """A seed made of parts: the same parts give the same seed on every machine."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
@@ -47,9 +52,9 @@ class MapexModule(LightningModule, ABC):
     """
 
     kind: ClassVar[Kind]
-    monitor: ClassVar[str]
+    monitor: str
     """The figure by which the best checkpoint is chosen."""
-    mode: ClassVar[str]
+    mode: str
     """Whether the best is the ``min`` or the ``max``."""
 
     def __init__(self, encoder: Encoder, lineage: Sequence[str], optimiser: Optimiser, seed: int = 0) -> None:
@@ -106,7 +111,7 @@ class MapexModule(LightningModule, ABC):
 
     def note(self, figures: dict[str, Tensor | float], batch_size: int) -> None:
         """Logs figures of one training step, at the Trainer's interval only: each call costs."""
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % logging_interval(self.trainer) == 0:
             self.log_dict(figures, batch_size=batch_size)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from mapex_lightning.checkpoint import read, write, write_whole
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
-from mapex_lightning.train.base import MapexModule, tiles_of
+from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import Picture, heat_map, reconstructions
 from mapex_lightning.train.pretrain import Pretrain
@@ -55,7 +55,7 @@ class Throughput(Callback):
     ) -> None:
         """Logs at the Trainer's interval."""
         self.tiles += tiles_of(batch).batch_size * trainer.world_size
-        if (batch_idx + 1) % min(trainer.log_every_n_steps, int(trainer.num_training_batches)) == 0:
+        if (batch_idx + 1) % min(logging_interval(trainer), int(trainer.num_training_batches)) == 0:
             now = time.monotonic()
             self.latest = self.tiles / max(now - self.since, 1e-9)
             self.tiles, self.since = 0, now
@@ -136,9 +136,7 @@ class Pictures(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         tiles = data.examples(self.count)
         moved = module.transfer_batch_to_device(tiles, module.device, 0)
-        picture = reconstructions(
-            module.encoder, module.decoder, moved, module.visible, module.generator("pictures")
-        )
+        picture = reconstructions(module.encoder, module.decoder, moved, module.visible, module.generator("pictures"))
         self._keep(trainer, f"reconstruction/{when}", picture)
 
     def _keep(self, trainer: pl.Trainer, name: str, picture: Picture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -12,7 +12,6 @@ from mapex_lightning.checkpoint import Description, describe, load_weights, read
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
-from mapex_lightning.model.config import PRESETS
 from mapex_lightning.model.heads import Classifier, Segmenter
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
@@ -44,7 +43,7 @@ class FineTune(MapexModule):
     def __init__(
         self,
         encoder: str,
-        task: Task,
+        task: Task | None,
         classes: Sequence[str],
         modalities: list[str | Modality] | None = None,
         train: Literal["full", "linear"] = "full",
@@ -53,6 +52,10 @@ class FineTune(MapexModule):
         optimiser: Optimiser = Optimiser(lr=5e-4, layer_decay=0.75, beta2=0.999),
         seed: int = 0,
     ) -> None:
+        if task is None or not classes:
+            raise MapexError(
+                "The data sets share no task and classes, so there is nothing to fine-tune on; use one set with labels."
+            )
         built, found = start(encoder, modalities, pretrained, drop_path)
         super().__init__(built, found.lineage, optimiser, seed)
         self.task: Task = task
@@ -153,7 +156,7 @@ def labelled(batch: Batch) -> tuple[Tiles, Tensor]:
         MapexError: it has none.
     """
     if isinstance(batch, Tiles):
-        raise MapexError("These tiles have no labels in common; fine-tune on data sets with one task and set of classes.")
+        raise MapexError(
+            "These tiles have no labels in common; fine-tune on data sets with one task and set of classes."
+        )
     return batch
-
-

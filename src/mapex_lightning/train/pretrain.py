@@ -15,7 +15,7 @@ from torch import Tensor
 from mapex_lightning.checkpoint import Description
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import RouterMode
-from mapex_lightning.model.decoder import Decoder, DecoderConfig
+from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.masking import Bucket, buckets, draw_view, draw_visible, see
 from mapex_lightning.model.mixture import Assignment
@@ -112,7 +112,7 @@ class Pretrain(MapexModule):
         top_k: experts per token.
         patch: side of a patch in pixels.
         visible: share of a view's tokens that the encoder sees.
-        decoder: shape of the decoder.
+        decoder: shape of the decoder; by default half as wide as the encoder, two blocks deep.
         auxiliary: weights of the auxiliary losses.
         optimiser: learning rate and its like.
         seal: share of the run after which every sensor's experts are fixed, at the next validation; null for never.
@@ -133,25 +133,21 @@ class Pretrain(MapexModule):
         top_k: int = 1,
         patch: int = 8,
         visible: float = 0.25,
-        decoder: DecoderConfig = DecoderConfig(),
+        decoder: DecoderConfig | None = None,
         auxiliary: Auxiliary = Auxiliary(),
         optimiser: Optimiser = Optimiser(),
         seal: float | None = 0.9,
         seed: int = 0,
     ) -> None:
-        built, found = start(
-            encoder, modalities, experts=experts, every=every, router=router, top_k=top_k, patch=patch
-        )
+        built, found = start(encoder, modalities, experts=experts, every=every, router=router, top_k=top_k, patch=patch)
         super().__init__(built, found.lineage, optimiser, seed)
-        self.decoder = Decoder(built.config, decoder)
+        self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
         self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
 
     def describe(self) -> Description:
         """Encoder, decoder and lineage."""
         step = f"fit: masked reconstruction, {self.trainer.global_step} steps"
-        return Description(
-            "pretrain", self.encoder.config, (*self.lineage, step), decoder=asdict(self.decoder.config)
-        )
+        return Description("pretrain", self.encoder.config, (*self.lineage, step), decoder=asdict(self.decoder.config))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean reconstruction loss over modalities plus the auxiliary losses."""
@@ -187,7 +183,7 @@ class Pretrain(MapexModule):
         totals, counts = self.trainer.strategy.reduce(self._errors, reduce_op="sum")
         errors = {n: Error(t, c) for n, t, c in zip(self.encoder.config.names, totals, counts, strict=True)}
         figures = {"val/loss": mean_over_modalities(errors)}
-        figures |= {f"val/loss/{name}": error.mean for name, error in errors.items() if error.count > 0}
+        figures |= {f"val/loss/{name}": error.mean for name, error in errors.items() if error.number > 0}
         for block, routing in self.routing.items():
             figures[f"routing/nmi/block{block}"] = routing["nmi"].float()
             for name, value in zip(self.encoder.config.names, routing["effective"].float(), strict=True):
