@@ -10,7 +10,6 @@ docs/real-tiles.md. What was already done in FOLDER is not done again.
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import json
 import os
@@ -18,6 +17,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ SENSORS = ("s2", "rgb")
 SHOTS = 10
 DRAWS = 5
 """Random prunings per seed."""
-EPOCHS = {("s2", True): 25, ("s2", False): 20, ("rgb", True): 25, ("rgb", False): 1}
-"""Of fine-tuning, by sensor and whether labels are few. True-colour EuroSAT has 16,000 training tiles."""
+EPOCHS = {("s2", True): 30, ("s2", False): 30, ("rgb", True): 30, ("rgb", False): 6}
+"""Of fine-tuning, by sensor and whether labels are few."""
 
 Results = dict[str, float]
 
@@ -62,10 +62,10 @@ class Study:
         self.file = out / f"results-{seed}.json"
         self.results: Results = json.loads(self.file.read_text()) if self.file.exists() else {}
 
-    def note(self, name: str, measure: Callable[[], float]) -> None:
+    def note(self, name: str, measure: Callable[..., float], *arguments: Any) -> None:
         """Measures a figure once."""
         if name not in self.results:
-            self.results[name] = measure()
+            self.results[name] = measure(*arguments)
             self.file.write_text(json.dumps(self.results, indent=1))
             print(f"seed {self.seed}: {name} = {self.results[name]:.4f}", flush=True)
 
@@ -77,21 +77,16 @@ class Study:
             if not pruned.exists():
                 prune_command.run(["--ckpt", str(full), "--keep", sensor, "--out", str(pruned)])
             before, after = (sum(p.numel() for p in load(path).parameters()) for path in (full, pruned))
-            self.note(f"{sensor}/parameters removed", lambda before=before, after=after: 1 - after / before)
+            self.note(f"{sensor}/parameters removed", float, 1 - after / before)
             self.reconstruction(sensor, full)
             models = {"full": (full, True), "pruned": (pruned, True), "random": (pruned, False)}
             for few in (True, False):
                 labels = f"{SHOTS} per class" if few else "all"
-                self.note(f"{sensor}/{labels}/probe/plain", lambda s=sensor, f=few: self.probe(s, f, None))
+                self.note(f"{sensor}/{labels}/probe/plain", self.probe, sensor, few, None)
                 for model, (path, trained) in models.items():
                     encoder = load(path) if trained else self.untrained(path)
-                    self.note(
-                        f"{sensor}/{labels}/probe/{model}", lambda s=sensor, f=few, e=encoder: self.probe(s, f, e)
-                    )
-                    self.note(
-                        f"{sensor}/{labels}/fine-tune/{model}",
-                        lambda s=sensor, f=few, p=path, t=trained: self.finetune(s, f, p, t),
-                    )
+                    self.note(f"{sensor}/{labels}/probe/{model}", self.probe, sensor, few, encoder)
+                    self.note(f"{sensor}/{labels}/fine-tune/{model}", self.finetune, sensor, few, path, trained)
 
     def pretrained(self) -> Path:
         """Pre-trains, and notes how specialised the experts were before and after."""
@@ -106,7 +101,7 @@ class Study:
         blocks = len({row["block"] for row in rows})
         for when, part in (("before", rows[:blocks]), ("after", rows[-blocks:])):
             for row in part:
-                self.note(f"nmi/block {row['block']}/{when}", lambda row=row: float(row["nmi"]))
+                self.note(f"nmi/block {row['block']}/{when}", float, row["nmi"])
         return last
 
     def tiles(self, sensor: str, few: bool = False) -> TileData:
@@ -151,8 +146,8 @@ class Study:
                     mixture.experts.outer_bias.zero_()
             return self.masked_error(sensor, full, encoder)
 
-        self.note(f"{sensor}/reconstruction/full", lambda: self.masked_error(sensor, full, load(full)))
-        self.note(f"{sensor}/reconstruction/pruned", lambda: with_experts(kept))
+        self.note(f"{sensor}/reconstruction/full", self.masked_error, sensor, full, load(full))
+        self.note(f"{sensor}/reconstruction/pruned", with_experts, kept)
         self.note(f"{sensor}/reconstruction/randomly pruned", at_random)
         self.note(f"{sensor}/reconstruction/no mixture", without)
 
@@ -184,7 +179,7 @@ class Study:
         words += ["--run", name, "--data.seed", str(self.seed), "--seed_everything", str(self.seed)]
         fit = ["--model.encoder", str(path), "--model.pretrained", str(pretrained).lower()]
         fit += ["--trainer.max_epochs", str(EPOCHS[sensor, few]), "--trainer.limit_val_batches", "2"]
-        fit += ["--data.shots", str(SHOTS)] if few else []
+        fit += ["--data.shots", str(SHOTS), "--data.batch_size", "20"] if few else []
         cli.run("fit", words + fit)
         last = Path("runs") / name / "last.ckpt"
         cli.run("test", [*words, "--ckpt", str(last)])
@@ -206,7 +201,7 @@ def _batches(data: TileData, split: Split, most: int | None = None) -> Iterator[
 @torch.no_grad()
 def _features(data: TileData, split: Split, encoder: Encoder | None) -> tuple[np.ndarray, np.ndarray]:
     labels = [source.label(key) for source, key in data.members(split)]
-    parts = [_plain(tiles) if encoder is None else encoder.pooled(copy.copy(tiles)) for tiles in _batches(data, split)]
+    parts = [_plain(tiles) if encoder is None else encoder.pooled(tiles) for tiles in _batches(data, split)]
     return torch.cat(parts).numpy(), np.array(labels)
 
 

@@ -15,6 +15,7 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
+    {"files"},
     {"modality"},
     {"tiles"},
     {"model", "data"},

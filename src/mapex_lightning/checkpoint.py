@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mapex_lightning import __version__
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
-    if not isinstance(found, dict) or KEY not in found or "state_dict" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
     number = found[KEY].get("format")
     if number != FORMAT:
@@ -168,27 +168,3 @@ def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:
 def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Writes a checkpoint so that the file under `path` is always whole: the old one or the new one."""
     write_whole(path, lambda beside: torch.save(dict(checkpoint), beside))
-
-
-def write_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
-    """Lets `writer` write a temporary file beside `path`, then renames it.
-
-    Args:
-        path: the target; its folder is made.
-        writer: called with the temporary path.
-
-    Raises:
-        MapexError: the folder cannot be written to or the disk is full; the old file is untouched.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise MapexError(f"{path} could not be written ({error}); what was there before is untouched.") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import os
 import re
@@ -19,9 +20,11 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from mapex_lightning.checkpoint import Description, describe, read, write_whole
+from mapex_lightning.checkpoint import Description, describe, read
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import PRESETS
 from mapex_lightning.pruning import Report
 from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
@@ -53,6 +56,7 @@ NO_NEWS = (
     ".*`srun` command is available.*",
     ".*GPU available but not used.*",
     "Checkpoint directory .* exists and is not empty.*",  # the settings are written there first
+    "The dirpath has changed.*",  # a resumed run has a folder of its own
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
 )
 """Warnings that are left out."""
@@ -106,7 +110,7 @@ class MapexCLI(LightningCLI):
                 TileData,
                 save_config_callback=None,
                 seed_everything_default=0,
-                parser_kwargs={"prog": f"mapex {command}", "exit_on_error": False},
+                parser_kwargs={"prog": f"mapex {command}", "exit_on_error": False, "allow_abbrev": False},
                 subclass_mode_model=True,
                 args=list(words),
                 run=False,
@@ -237,8 +241,15 @@ def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = Non
         raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
     try:
         return MapexCLI(command, words, prune)
-    except ArgumentError as error:
-        raise _sentence(error) from error
+    except (ArgumentError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MapexError):
+            cause = cause.__cause__
+        if cause is not None:  # a sentence of ours that jsonargparse has wrapped
+            raise cause from None
+        if isinstance(error, ArgumentError):
+            raise _sentence(error) from error
+        raise
 
 
 def _trust(words: list[str]) -> list[str]:
@@ -274,24 +285,29 @@ def _quiet() -> None:
 
 
 def _sentence(error: ArgumentError) -> MapexError:
-    """What jsonargparse says, in the shape of our own errors, with the nearest known key."""
-    message = re.sub(r"\s+", " ", str(error)).strip()
-    found = re.search(r"(?:Unrecognized arguments:|Key|key) ['\"]?-{0,2}([\w.]+)['\"]?", message)
-    near: list[str] = []
-    if found:
-        near = difflib.get_close_matches(found[1], _known_keys(), n=1, cutoff=0.7)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    """What jsonargparse says, in the shape of our own errors, with the nearest known name."""
+    message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
+    message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)
+    message = message.removesuffix(" - Expected a <class 'NoneType'>")
+    key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
+    name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
+    word, known = (name[1], _known_classes()) if name else (key[1] if key else "", _known_keys())
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
     return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
 
 
-def _known_keys() -> list[str]:
-    import inspect
+def _known_classes() -> list[str]:
+    return [Pretrain.__name__, FineTune.__name__, *(kind.__name__ for kind in TileSet.__subclasses__())]
 
+
+def _known_keys() -> list[str]:
     keys = [f"trainer.{name}" for name in inspect.signature(pl.Trainer).parameters]
     keys += [f"data.{name}" for name in inspect.signature(TileData).parameters]
     for kind in (Pretrain, FineTune):
-        keys += [f"model.{name}" for name in inspect.signature(kind).parameters]
-        keys += [f"model.init_args.{name}" for name in inspect.signature(kind).parameters]
+        keys += [
+            f"{prefix}.{name}" for prefix in ("model", "model.init_args") for name in inspect.signature(kind).parameters
+        ]
     return [*keys, "ckpt", "run", "config", "seed_everything"]
 
 
@@ -314,6 +330,8 @@ def _run(cli: MapexCLI, command: str) -> None:
     if trainer.is_global_zero:
         print(f"run folder: {cli.folder}", flush=True)
     if command == "fit":
+        for split in ("train", "val"):
+            data.members(split)  # says what is missing before anything is written
         if trainer.is_global_zero:
             print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
             cli.save_settings()

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class MapexError(ValueError):
+class MapexError(Exception):
     """Something the user gave cannot be used.
 
     The message is one sentence that says what was wanted, what was found, what is available and
-    what to do. The command line prints it without a traceback and exits with code 2.
+    what to do. The command line prints it without a traceback and exits with code 2. It is no ValueError, because
+    libraries that parse settings catch those and bury the sentence in one of their own.
     """
 
 

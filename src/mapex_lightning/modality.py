@@ -87,8 +87,8 @@ def _sentinel2_group(name: str, *bands: str) -> Modality:
     return Modality(name, bands, 10.0, _S2.unit, tuple(_S2.mean[i] for i in at), tuple(_S2.std[i] for i in at))
 
 
-# Statistics: s2 from 4,232 unlabelled Sentinel-2 L2A tiles and 54 BigEarthNet patches, s1 from 54 BigEarthNet
-# patches (snow and cloud among them), rgb from 2,700 EuroSAT images; all measured by us and rounded. dem is a
+# Statistics: s2 from 100 unlabelled Sentinel-2 L2A tiles and 54 BigEarthNet patches, s1 from the same patches
+# (snow and cloud among them), rgb from 425 EuroSAT images; all measured by us and rounded. dem is a
 # convention (heights spread over the lowlands), as is landsat (surface reflectance, collection 2, as a fraction).
 _S2 = Modality(
     name="s2",

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mapex_lightning.checkpoint import read, write, write_whole
+from mapex_lightning.checkpoint import read, write
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import write_whole
 from mapex_lightning.pruning import Report, prune
 from mapex_lightning.runs import PRUNED, find_checkpoint
 

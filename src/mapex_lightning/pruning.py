@@ -208,7 +208,12 @@ def _smaller(
     experts = tuple(len(union[b]) if count else 0 for b, count in enumerate(config.experts))
     allowed: Allowed = ()
     if config.sealed:
-        allowed = tuple(tuple(tuple(union[b].index(e) for e in row) for row in rows) for b, rows in enumerate(needed))
+        # All that a sensor was allowed and that is still there: another kept sensor may need it at this coverage.
+        kept = [config.names.index(name) for name in names]
+        allowed = tuple(
+            tuple(tuple(union[b].index(e) for e in config.allowed[b][m] if e in union[b]) for m in kept) if rows else ()
+            for b, rows in enumerate(needed)
+        )
     return replace(config, modalities=tuple(map(config.modality, names)), experts=experts, allowed=allowed)
 
 
@@ -233,9 +238,9 @@ def _cut(
         case ["router", "vector_weight"] | ["experts", _]:
             return value[experts]
         case ["census"]:
-            stay = value[:, kept][:, :, experts]
-            gone = value[:, kept].sum(-1, keepdim=True) - stay.sum(-1, keepdim=True)
-            return torch.cat([stay, gone.clamp(min=0)], dim=-1)
+            gone = torch.ones(value.shape[-1], dtype=torch.bool).index_fill(0, experts, False)
+            rows = value[:, kept]
+            return torch.cat([rows[:, :, experts], rows[:, :, gone].sum(-1, keepdim=True)], dim=-1)
         case _:  # the shared expert serves every modality
             return value
 

@@ -43,7 +43,8 @@ CLASSES = (
 
 SENSORS = {"s1": Sensor(("VV", "VH"), "dB", 10.0), "s2": Sensor(S2_BANDS, "reflectance x 10000", 10.0)}
 
-_SIDE = 120
+_SIDES = (120, 60, 20)
+_SIDE = max(_SIDES)
 _METADATA = "metadata.parquet"
 _SNOW_AND_CLOUD = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -150,7 +151,8 @@ class BigEarthNet(TileSet):
 
     def _stored(self, name: str) -> dict[str, np.ndarray]:
         """The bands of one sensor of a patch, each at its own resolution."""
-        load = _imported("safetensors.numpy").load
+        _imported("safetensors.numpy")
+        safetensors = _imported("safetensors")
         with _environment(self._lmdb).begin() as transaction:
             value = transaction.get(name.encode())
         if value is None:
@@ -158,7 +160,12 @@ class BigEarthNet(TileSet):
                 f"The LMDB {self._lmdb} has no patch {name}, which the metadata lists. "
                 "Encode it again with rico-hdl, giving it both the Sentinel-1 and the Sentinel-2 folder."
             )
-        bands: dict[str, np.ndarray] = load(value)
+        try:
+            bands: dict[str, np.ndarray] = safetensors.numpy.load(value)
+        except safetensors.SafetensorError as error:
+            raise MapexError(
+                f"Patch {name} in {self._lmdb} is damaged ({error}). Encode it again with rico-hdl."
+            ) from error
         return bands
 
     def _band(self, key: str, band: str, stored: dict[str, np.ndarray]) -> np.ndarray:
@@ -168,24 +175,18 @@ class BigEarthNet(TileSet):
                 f"Patch {key} in {self._lmdb} has no band {band}; it has {', '.join(sorted(stored))}. "
                 "Encode it again with rico-hdl."
             )
+        if stored[band].shape not in [(side, side) for side in _SIDES]:
+            raise MapexError(
+                f"Patch {key} in {self._lmdb}: band {band} must have {', '.join(map(str, _SIDES))} rows and columns; "
+                f"found {stored[band].shape}. Encode it again with rico-hdl."
+            )
         times = _SIDE // len(stored[band])
         return repeat(stored[band].astype(np.float32), "h w -> (h a) (w b)", a=times, b=times)
 
 
 def _read_metadata(files: Sequence[Path]) -> _Patches:
     """Reads columns, never rows."""
-    parquet, arrow = _imported("pyarrow.parquet"), _imported("pyarrow")
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise MapexError(f"BigEarthNet's metadata lacks {missing[0]}. Fetch it from doi:10.5281/zenodo.10891137.")
-    columns = ["patch_id", "labels", "split", "s1_name"]
-    try:
-        table = arrow.concat_tables([parquet.read_table(file, columns=columns) for file in files]).combine_chunks()
-    except (arrow.ArrowException, OSError) as error:
-        raise MapexError(f"{files[0]} cannot be read ({error}). Fetch it again.") from error
-    absent = [column for column in columns if column not in table.column_names]
-    if absent:
-        raise MapexError(f"{files[0]} has no column {absent[0]}. Fetch metadata.parquet of BigEarthNet v2.")
+    table = _imported("pyarrow").concat_tables([_read_columns(file) for file in files]).combine_chunks()
     lengths = _imported("pyarrow.compute").list_value_length(table["labels"]).to_numpy()
     labels = np.zeros((len(table), len(CLASSES)), dtype=np.uint8)
     flat = _imported("pyarrow.compute").list_flatten(table["labels"])
@@ -197,6 +198,23 @@ def _read_metadata(files: Sequence[Path]) -> _Patches:
         labels=labels,
         split=np.array([SPLITS.index(name) for name in _SPLITS.values()], dtype=np.int8)[split],
     )
+
+
+def _read_columns(file: Path) -> Any:
+    """The columns of one file that are used, as text whatever way of storing text its writer chose."""
+    parquet, arrow = _imported("pyarrow.parquet"), _imported("pyarrow")
+    text = arrow.string()
+    schema = arrow.schema({"patch_id": text, "labels": arrow.list_(text), "split": text, "s1_name": text})
+    if not file.is_file():
+        raise MapexError(f"BigEarthNet's metadata lacks {file}. Fetch it from doi:10.5281/zenodo.10891137.")
+    try:
+        stored = parquet.read_schema(file).names
+        absent = [name for name in schema.names if name not in stored]
+        if absent:
+            raise MapexError(f"{file} has no column {absent[0]}. Fetch {file.name} of BigEarthNet v2.")
+        return parquet.read_table(file, columns=schema.names).select(schema.names).cast(schema)
+    except (arrow.ArrowException, OSError) as error:
+        raise MapexError(f"{file} cannot be read ({error}). Fetch it again.") from error
 
 
 def _indexes(column: Any, known: tuple[str, ...], what: str) -> np.ndarray:

@@ -58,7 +58,7 @@ class Folder(TileSet):
             raise MapexError("Masks hold class indexes only: give `classes`, the class names by index.")
         self.task = task
         self.manifest = Path(manifest)
-        self.root = self.manifest.parent if root is None else Path(root)
+        self.root = self.manifest.parent.absolute() if root is None else Path(root)
         self._given = None if classes is None else tuple(classes)
 
     @property

@@ -54,6 +54,9 @@ def read_manifest(path: Path) -> Manifest:
     for column in REQUIRED:
         if column not in columns:
             raise unknown("required column", column, columns, f"Add the column {column} to {path}")
+    twice = [column for column in columns if columns.count(column) > 1]
+    if twice:
+        raise MapexError(f"Manifest {path} has several columns {twice[0]}. Give every column a name of its own.")
     sensors = tuple(column for column in columns if column not in REQUIRED)
     entries: dict[str, Entry] = {}
     for line, row in enumerate(rows, start=1):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
-from mapex_lightning.data.transforms import crop, dihedral
+from mapex_lightning.data.transforms import corner_of, crop, dihedral
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
@@ -61,21 +61,12 @@ class Cuts(Dataset[Tile]):
         return len(self.members)
 
     def __getitem__(self, at: tuple[int, int]) -> Tile:
-        """The tile at (epoch, index)."""
+        """The tile at (epoch, index), or where it cannot be used the next one that can."""
         epoch, index = at
-        tile = self._readable(index)
-        if not self.augment:
-            return crop(tile, self.modalities, self.extent, None)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        return dihedral(crop(tile, self.modalities, self.extent, rng), rng)
-
-    def _readable(self, index: int) -> Tile:
-        """The tile at `index`, or where it cannot be read the next one that can."""
         for step in range(len(self)):
-            source, key = self.members[(index + step) % len(self)]
             self.read += 1
             try:
-                return source.read(key, self.offered[source])
+                return self._cut(epoch, (index + step) % len(self))
             except MapexError as error:
                 self.bad += 1
                 if self.most_bad == 0:
@@ -86,8 +77,17 @@ class Cuts(Dataset[Tile]):
                         f"{self.bad} of {self.read} tiles could not be read, more than "
                         f"data.most_bad={self.most_bad:g}; the last: {error}"
                     ) from error
+                key = self.members[(index + step) % len(self)][1]
                 warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
         raise MapexError("No tile of the data set can be read.")
+
+    def _cut(self, epoch: int, index: int) -> Tile:
+        source, key = self.members[index]
+        tile = source.read(key, self.offered[source])
+        if not self.augment:
+            return crop(tile, self.modalities, self.extent, None)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return dihedral(crop(tile, self.modalities, self.extent, rng), rng)
 
 
 class TileData(LightningDataModule):
@@ -132,6 +132,10 @@ class TileData(LightningDataModule):
             raise MapexError("data.sets is empty; name one or more data sets, such as Synthetic.")
         if weights is not None and (len(weights) != len(sets) or min(weights) <= 0):
             raise MapexError(f"data.weights needs a positive number per set ({len(sets)}); found {weights}.")
+        if draws is not None and (weights is None or draws < 1):
+            raise MapexError(f"data.draws is a number of tiles per epoch and needs data.weights; found {draws}.")
+        if (shots is not None and shots < 1) or seed < 0:
+            raise MapexError(f"data.shots is 1 or more and data.seed 0 or more; found {shots} and {seed}.")
         self.sets = sets
         if root is not None:
             for source in sets:
@@ -162,7 +166,7 @@ class TileData(LightningDataModule):
         )
 
     def members(self, split: Split) -> list[tuple[TileSet, str]]:
-        """The tiles of a split, as data set and key.
+        """The tiles of a split, as data set and key; of the training split, `shots` of each class.
 
         Raises:
             MapexError: a set is not there, or the split is empty.
@@ -171,8 +175,9 @@ class TileData(LightningDataModule):
             self._check_offered()
             found = [(source, key) for source in self.sets for key in source.keys(split, self._offered(source))]
             if not found:
-                raise MapexError(f"The split {split} of {type(self.sets[0]).__name__} holds no tile.")
-            self._members[split] = few(found, self.shots, self.seed) if split == "train" and self.shots else found
+                names = ", ".join(type(source).__name__ for source in self.sets)
+                raise MapexError(f"The split {split} of {names} holds no tile; add some or use another split.")
+            self._members[split] = few(found, self.shots, self.seed) if self.shots and split == "train" else found
         return self._members[split]
 
     def _offered(self, source: TileSet) -> list[Modality]:
@@ -197,39 +202,49 @@ class TileData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Tile]:
         """Shuffled, augmented batches of equal size."""
         members = self.members("train")
+        cuts = self._cuts(members, self.augment, self.most_bad)
         weights = None if self.weights is None else _tile_weights(members, self.sets, self.weights)
-        return self._loader("train", shuffle=True, weights=weights)
+        return self._loader(cuts, shuffle=True, weights=weights, draws=self.draws)
 
     def val_dataloader(self) -> DataLoader[Tile]:
         """Every validation tile once."""
-        return self._loader("val", shuffle=False)
+        return self._loader(self._whole("val"), shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Tile]:
         """Every test tile once."""
-        return self._loader("test", shuffle=False)
+        return self._loader(self._whole("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
         """Every tile of the split `predict` once."""
-        return self._loader(self.predict_split, shuffle=False)
+        return self._loader(self._whole(self.predict_split), shuffle=False)
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """The first tiles of a split as a batch, always the same: for pictures."""
-        cuts = self._cuts(split, augment=False)
+        cuts = self._whole(split)
         return collate([cuts[0, index] for index in range(min(count, len(cuts)))], self.modalities, self.extent)
 
     def georeference(self, name: str) -> GeoReference | None:
-        """Where a tile of the predicted split lies, if its data set says."""
-        for source, key in self.members(self.predict_split):
-            if key == name:
-                return source.georeference(key)
-        return None
+        """Where the crop of a tile of the predicted split lies, if its data set says."""
+        source = next((source for source, key in self.members(self.predict_split) if key == name), None)
+        place = None if source is None else source.georeference(name)
+        if source is None or place is None:
+            return None
+        tile = source.read(name, self._offered(source))
+        finest = min(modality.gsd for modality in self.modalities)
+        row, column = (metres / finest for metres in corner_of(tile, self.modalities, self.extent))
+        a, b, c, d, e, f = place.transform
+        return GeoReference(place.crs, (a, b, c + a * column + b * row, d, e, f + d * column + e * row))
 
-    def _cuts(self, split: Split, augment: bool) -> Cuts:
-        most_bad = self.most_bad if split == "train" else 0.0
-        return Cuts(self.members(split), self.modalities, self.extent, augment, most_bad, self.seed)
+    def _whole(self, split: Split) -> Cuts:
+        """A split for evaluation: centre crops, and no tile may be unreadable."""
+        return self._cuts(self.members(split), augment=False, most_bad=0.0)
 
-    def _loader(self, split: Split, *, shuffle: bool, weights: list[float] | None = None) -> DataLoader[Tile]:
-        cuts = self._cuts(split, augment=shuffle and self.augment)
+    def _cuts(self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float) -> Cuts:
+        return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
+
+    def _loader(
+        self, cuts: Cuts, *, shuffle: bool, weights: list[float] | None = None, draws: int | None = None
+    ) -> DataLoader[Tile]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(
             len(cuts),
@@ -238,7 +253,7 @@ class TileData(LightningDataModule):
             rank=rank,
             world=world,
             weights=weights,
-            draws=self.draws if weights else None,
+            draws=draws,
         )
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
         return DataLoader(
@@ -255,8 +270,11 @@ class TileData(LightningDataModule):
 
 def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile]) -> Batch:
     batch = collate(tiles, modalities, extent)
-    if not labelled or tiles[0].target is None:
+    unlabelled = [tile.name for tile in tiles if tile.target is None]
+    if not labelled or len(unlabelled) == len(tiles):
         return batch
+    if unlabelled:
+        raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
     return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
 
 
@@ -270,7 +288,8 @@ def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[t
     for source, key in members:
         label = source.label(key)
         if not isinstance(label, int):
-            raise MapexError(f"data.shots needs one class per tile; {type(source).__name__} has {source.task} labels.")
+            found = "no label" if label is None else f"a {source.task} label"
+            raise MapexError(f"data.shots needs one class per tile; tile {key} has {found}.")
         by_class.setdefault(label, []).append((source, key))
     rng = np.random.default_rng(seed)
     return [

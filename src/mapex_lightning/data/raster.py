@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rasterio.windows import Window
 
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.files import write_whole
 from mapex_lightning.tiles import IGNORED
 
 
@@ -46,10 +46,9 @@ def read(
     with _opened(path) as source:
         indexes = _indexes(path, source.descriptions, names, bands)
         pixels = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
-        transform = source.transform if window is None else source.window_transform(window)
         attributes = {
             "crs": source.crs.to_wkt() if source.crs else "",
-            "transform": tuple(transform)[:6],
+            "transform": _shifted(source.transform, window),
             "scales": tuple(source.scales[index - 1] for index in indexes),
             "offsets": tuple(source.offsets[index - 1] for index in indexes),
         }
@@ -182,6 +181,13 @@ def _pixels(
     return pixels
 
 
+def _shifted(transform: Affine, window: Window | None) -> tuple[float, ...]:
+    """The transform of a window; rasterio's own warns with affine 3, which deprecates its way to multiply."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    column, row = (0, 0) if window is None else (window.col_off, window.row_off)
+    return (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
+
+
 def _within(part: Window, whole: Window) -> bool:
     """Whether a window lies inside another; rasterio itself clips silently."""
     rows = part.row_off >= 0 and part.row_off + part.height <= whole.height
@@ -192,21 +198,18 @@ def _within(part: Window, whole: Window) -> bool:
 def _write(
     path: Path, pixels: np.ndarray, bands: Sequence[str], place: GeoReference | None, nodata: float | None
 ) -> None:
-    """Writes beside the target, then renames: a reader never meets half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Writes a GeoTIFF, whole or not at all."""
     count, height, width = pixels.shape
     profile = {"count": count, "height": height, "width": width, "dtype": pixels.dtype.name, "nodata": nodata}
     if place is not None:
         profile |= {"crs": place.crs, "transform": Affine(*place.transform)}
-    try:
+
+    def fill(beside: Path) -> None:
         with (
             _ungeoreferenced_is_fine(),
-            rasterio.open(partial, "w", driver="GTiff", compress="deflate", **profile) as target,
+            rasterio.open(beside, "w", driver="GTiff", compress="deflate", **profile) as target,
         ):
             target.write(pixels)
             target.descriptions = tuple(bands)
-        os.replace(partial, path)
-    except (RasterioError, OSError) as error:
-        raise MapexError(f"{path} cannot be written ({error}). Check that its folder exists and has room.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_whole(path, fill)

@@ -63,6 +63,8 @@ class Router(nn.Module):
         self.mode: RouterMode = config.router
         experts, modalities = config.experts[block], len(config.modalities)
         self.top_k = min(config.top_k, experts)
+        self.single = config.top_k == 1
+        """Which gate: of the description, so that a block pruned to one expert keeps the gate it was trained with."""
         copies = modalities if self.mode == "free" else 1
         bound = (config.width + config.router_dim) ** -0.5
         self.weight = nn.Parameter(torch.empty(copies, experts, config.width).uniform_(-bound, bound))
@@ -96,7 +98,7 @@ class Router(nn.Module):
         """Assigns tokens (T, D) of modalities (T,) to their experts."""
         logits = self.logits(tokens, modality).masked_fill(~self.allowed[modality], -torch.inf)
         chosen, expert = logits.topk(self.top_k, dim=-1)
-        weight = chosen.sigmoid() if self.top_k == 1 else chosen.softmax(dim=-1)
+        weight = chosen.sigmoid() if self.single else chosen.softmax(dim=-1)
         return Assignment(expert, weight, logits, modality)
 
 

@@ -95,7 +95,7 @@ class Patchify(nn.Module):
         rows, columns = self.grid(name, image)
         index, modality = self.config.names.index(name), self.config.modality(name)
         pixels = patches(standardise(image, modality), self.config.patch)
-        valid = pixels.isfinite()
+        valid = pixels.isfinite() & present[:, None, None]
         place = grid_places(rows, columns, self.config.patch * modality.gsd, image.device)
         embedded = self.norm[name](self.embed[name](torch.where(valid, pixels, 0.0)))
         code = position_code(place, self.config.step, self.config.width).to(embedded.dtype)
@@ -104,5 +104,5 @@ class Patchify(nn.Module):
             values=embedded + code + self.modality[index],
             modality=torch.full((tiles, count), index, dtype=torch.int64, device=image.device),
             place=repeat(place, "n two -> b n two", b=tiles),
-            present=valid.any(-1) & present[:, None],
+            present=valid.any(-1),
         )

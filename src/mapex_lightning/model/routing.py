@@ -39,7 +39,9 @@ class Auxiliary:
 
 def entropy(probability: Tensor) -> Tensor:
     """Entropy over the last axis."""
-    each: Tensor = torch.special.entr(probability)
+    # Where the probability is 0 the slope is infinite, and infinity times nothing is NaN: an expert that is not
+    # allowed, or a modality that is absent, must cost nothing and teach nothing.
+    each: Tensor = torch.special.entr(probability.masked_fill(probability == 0, 1.0))
     return each.sum(-1)
 
 

@@ -35,8 +35,10 @@ class Target(NamedTuple):
 
 
 def cell_side(modality: Modality, patch: int) -> int:
-    """Pixels that are averaged into one target: 1, or half a patch for sensors with speckle."""
-    return max(1, patch // 2) if modality.speckle else 1
+    """Side of what is averaged into one target: 1, or half a patch (a whole one if odd) for sensors with speckle."""
+    if not modality.speckle:
+        return 1
+    return patch if patch % 2 else patch // 2
 
 
 def target_size(modality: Modality, patch: int) -> int:
@@ -108,8 +110,8 @@ def masked_error(prediction: Tensor, target: Target, hidden: Tensor) -> Error:
         target: of the same shape.
         hidden: (B, N) bool, the patches that count.
     """
-    weight = (target.valid & hidden[..., None]).to(prediction.dtype)
-    return Error(((prediction - target.values).square() * weight).sum(), weight.sum())
+    counts = target.valid & hidden[..., None]
+    return Error((prediction - target.values).masked_fill(~counts, 0.0).square().sum(), counts.sum().to(prediction))
 
 
 def mean_over_modalities(errors: Mapping[str, Error]) -> Tensor:

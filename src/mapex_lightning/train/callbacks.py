@@ -17,9 +17,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from PIL import Image
 
-from mapex_lightning.checkpoint import read, write, write_whole
+from mapex_lightning.checkpoint import read, write
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
+from mapex_lightning.files import write_whole
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import Picture, heat_map, reconstructions

@@ -49,7 +49,7 @@ class FineTune(MapexModule):
         train: Literal["full", "linear"] = "full",
         pretrained: bool = True,
         drop_path: float = 0.0,
-        optimiser: Optimiser = Optimiser(lr=5e-4, layer_decay=0.75, beta2=0.999),
+        optimiser: Optimiser = Optimiser(lr=2e-3, layer_decay=0.9),
         seed: int = 0,
     ) -> None:
         if task is None or not classes:

@@ -1,0 +1,38 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from mapex_lightning.errors import MapexError
+
+
+def write_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
+    """Lets `writer` write a temporary file beside `path`, then renames it: a reader never meets half a file.
+
+    Args:
+        path: the target; its folder is made.
+        writer: called with the temporary path.
+
+    Raises:
+        MapexError: the folder cannot be written to or the disk is full; the old file is untouched.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        raise MapexError(
+            f"{path} could not be written ({error}); what was there before is untouched. "
+            "Check that its folder can be written to and has room."
+        ) from error
+    finally:
+        with suppress(OSError):  # nothing to take away where nothing could be written
+            beside.unlink()

@@ -1,0 +1,204 @@
+"""A user's own tiles: rasters and labels as the manifest says, and errors that name the tile."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from mapex_lightning.data import raster
+from mapex_lightning.data.folder import Folder
+from mapex_lightning.data.tileset import GeoReference, Task
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import MODALITIES, Modality
+from mapex_lightning.tiles import IGNORED
+
+S1, DEM = MODALITIES["s1"], MODALITIES["dem"]
+SHARP = Modality("sharp", ("pan",), 5.0, "one", (0.0,), (1.0,))
+
+
+def place(gsd: float = 10.0, east: float = 0.0, epsg: int = 32632) -> GeoReference:
+    return GeoReference(rasterio.CRS.from_epsg(epsg).to_wkt(), (gsd, 0.0, 500_000.0 + east, 0.0, -gsd, 5_000_000.0))
+
+
+def image(seed: int, bands: int, side: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(bands, side, side)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Tile a has s1 (bands swapped) and sharp, tile b only s1 without band descriptions; a has a mask."""
+    raster.write(tmp_path / "a_s1.tif", image(0, 2), ["VH", "VV"], place())
+    raster.write(tmp_path / "a_sharp.tif", image(1, 1, 8), ["pan"], place(5.0))
+    raster.write(tmp_path / "b_s1.tif", image(2, 2), ["", ""], place())
+    raster.write_mask(tmp_path / "a_mask.tif", np.array([[0, 1], [IGNORED, 0]]).repeat(4, 0).repeat(4, 1), place(5.0))
+    return tmp_path
+
+
+def tiles(
+    folder: Path,
+    task: Task = "multiclass",
+    labels: tuple[str, str] = ("River", "Forest"),
+    classes: list[str] | None = None,
+) -> Folder:
+    """The set of tiles a (train) and b (test)."""
+    rows = f"a,train,{labels[0]},a_s1.tif,a_sharp.tif\nb,test,{labels[1]},b_s1.tif,\n"
+    (folder / "tiles.csv").write_text("tile,split,label,s1,sharp\n" + rows)
+    return Folder(folder / "tiles.csv", task, classes)
+
+
+def test_bands_are_found_by_their_descriptions(folder: Path) -> None:
+    np.testing.assert_array_equal(tiles(folder).read("a", [S1]).images["s1"], image(0, 2)[::-1])
+
+
+def test_a_file_without_descriptions_is_taken_in_the_order_of_the_modality(folder: Path) -> None:
+    np.testing.assert_array_equal(tiles(folder).read("b", [S1]).images["s1"], image(2, 2))
+
+
+def test_a_missing_sensor_is_no_key_and_keys_know_it(folder: Path) -> None:
+    source = tiles(folder)
+    assert set(source.read("a", [S1, SHARP]).images) == {"s1", "sharp"}
+    assert set(source.read("b", [S1, SHARP]).images) == {"s1"}
+    assert (source.keys("test"), source.keys("test", [S1]), source.keys("test", [SHARP])) == (["b"], ["b"], [])
+
+
+def test_class_names_are_sorted_where_none_are_given(folder: Path) -> None:
+    source = tiles(folder)
+    assert source.classes == ("Forest", "River")
+    assert (source.label("a"), source.label("b")) == (1, 0)
+
+
+def test_several_names_are_a_multi_hot_label(folder: Path) -> None:
+    source = tiles(folder, "multilabel", ("River; Forest", "Meadow"))
+    assert source.classes == ("Forest", "Meadow", "River")
+    np.testing.assert_array_equal(source.label("a"), [1, 0, 1])
+    np.testing.assert_array_equal(source.label("b"), [0, 1, 0])
+
+
+def test_a_mask_is_a_label(folder: Path) -> None:
+    source = tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["dry", "wet"])
+    tile = source.read("a", [SHARP])
+    assert isinstance(tile.target, np.ndarray)
+    assert tile.target.shape == tile.images["sharp"].shape[1:]
+    assert set(tile.target.ravel()) == {IGNORED, 0, 1}
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "segmentation"])
+def test_an_empty_label_is_no_label(folder: Path, task: Task) -> None:
+    assert tiles(folder, task, ("", ""), classes=["x"]).read("a", [S1]).target is None
+
+
+def test_nodata_reaches_the_tile_as_nan(folder: Path) -> None:
+    with rasterio.open(folder / "a_s1.tif", "r+") as target:
+        target.nodata = -99
+        target.write(np.full((4, 4), -99, dtype=np.float32), 1)
+    read = tiles(folder).read("a", [S1]).images["s1"]
+    assert np.isnan(read[1]).all()
+    assert np.isfinite(read[0]).all()
+
+
+def test_the_georeference_is_that_of_the_finest_sensor(folder: Path) -> None:
+    found = tiles(folder).georeference("a")
+    assert found is not None
+    assert found.transform == place(5.0).transform
+
+
+def test_the_georeference_of_a_mask_is_its_own(folder: Path) -> None:
+    raster.write_mask(folder / "a_mask.tif", np.zeros((2, 2), dtype=np.int64), place(20.0))
+    found = tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["x"]).georeference("a")
+    assert found is not None
+    assert found.transform == place(20.0).transform
+
+
+def test_sensors_that_lie_apart_are_refused(folder: Path) -> None:
+    raster.write(folder / "a_sharp.tif", image(1, 1, 8), ["pan"], place(5.0, east=30.0))
+    with pytest.raises(MapexError, match="Tile a: s1 and sharp cover different ground"):
+        tiles(folder).read("a", [S1, SHARP])
+
+
+def test_half_a_pixel_is_no_matter(folder: Path) -> None:
+    raster.write(folder / "a_sharp.tif", image(1, 1, 8), ["pan"], place(5.0, east=5.0))
+    assert len(tiles(folder).read("a", [S1, SHARP]).images) == 2
+
+
+def test_sensors_of_different_coordinate_systems_are_refused(folder: Path) -> None:
+    raster.write(folder / "a_sharp.tif", image(1, 1, 8), ["pan"], place(5.0, epsg=32633))
+    with pytest.raises(MapexError, match="Tile a: s1 and sharp have different coordinate systems"):
+        tiles(folder).read("a", [S1, SHARP])
+
+
+def test_a_raster_that_is_not_there_is_named_when_it_is_read(folder: Path) -> None:
+    source = tiles(folder)
+    (folder / "a_s1.tif").unlink()
+    assert source.keys("train") == ["a"]
+    with pytest.raises(MapexError, match=r"There is no raster .*a_s1\.tif"):
+        source.read("a", [S1])
+
+
+@pytest.mark.parametrize(
+    ("bands", "says"),
+    [
+        (["VV", "HH"], r"no band 'VH'.*Known: HH, VV.*a_s1\.tif"),
+        (["", "", ""], r"a_s1\.tif has 3 bands without names where 2 are expected \(VV, VH\)"),
+    ],
+    ids=["names", "number"],
+)
+def test_a_raster_of_other_bands_is_refused(folder: Path, bands: list[str], says: str) -> None:
+    raster.write(folder / "a_s1.tif", image(0, len(bands)), bands, place())
+    with pytest.raises(MapexError, match=says):
+        tiles(folder).read("a", [S1])
+
+
+def test_a_raster_that_was_cut_short_is_named(folder: Path) -> None:
+    raster.write(folder / "a_s1.tif", image(0, 2, 64), list(S1.bands), place())
+    path = folder / "a_s1.tif"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MapexError, match=r"a_s1\.tif cannot be (read|opened).*again"):
+        tiles(folder).read("a", [S1])
+
+
+def test_it_offers_the_sensors_that_have_a_column(folder: Path) -> None:
+    assert [one.name for one in (S1, DEM, SHARP) if tiles(folder).offers(one)] == ["s1", "sharp"]
+
+
+def test_a_sensor_without_a_column_is_refused(folder: Path) -> None:
+    with pytest.raises(MapexError, match=r"no sensor column 'dem'.*Known: s1, sharp.*Add a column dem"):
+        tiles(folder).keys("train", [DEM])
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_label_that_is_no_class_is_refused(folder: Path, task: Task) -> None:
+    with pytest.raises(MapexError, match=r"no class 'Rivr'. Did you mean 'River'.*tile a"):
+        tiles(folder, task, ("Rivr", ""), classes=["River"]).label("a")
+
+
+def test_a_mask_value_that_is_no_class_is_refused(folder: Path) -> None:
+    with pytest.raises(MapexError, match=r"a_mask\.tif of tile a holds 1, and there are 1 classes"):
+        tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["dry"]).label("a")
+
+
+def test_masks_need_class_names(folder: Path) -> None:
+    with pytest.raises(MapexError, match="give `classes`"):
+        tiles(folder, "segmentation")
+
+
+def test_paths_count_from_the_root_that_is_given(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    tiles(folder)
+    moved = tmp_path_factory.mktemp("elsewhere") / "tiles.csv"
+    moved.write_bytes((folder / "tiles.csv").read_bytes())
+    assert Folder(moved, "multiclass", root=folder).read("a", [S1]).images.keys() == {"s1"}
+
+
+def test_it_reaches_worker_processes(folder: Path) -> None:
+    source = tiles(folder)
+    source.keys("train")
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy.read("a", [S1]).images["s1"], source.read("a", [S1]).images["s1"])
+
+
+def test_an_unknown_tile_is_refused(folder: Path) -> None:
+    with pytest.raises(MapexError, match="no tile 'c'"):
+        tiles(folder).read("c", [S1])

@@ -1,0 +1,466 @@
+"""TileData: batches out of one data set or several, and what happens to tiles that cannot be used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mapex_lightning.data import raster
+from mapex_lightning.data.eurosat import EuroSAT
+from mapex_lightning.data.folder import Folder
+from mapex_lightning.data.module import BadTileWarning, Cuts, TileData
+from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import MODALITIES, Modality, modalities
+from mapex_lightning.tiles import Tile, Tiles
+
+S1, S2, DEM = modalities(["s1", "s2", "dem"])
+PLACE = GeoReference("EPSG:32632", (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0))
+WHOLE = {"train": 6, "val": 4, "test": 2}
+
+
+def world(**settings: Any) -> Synthetic:
+    """A small synthetic set in which no sensor is missing."""
+    return Synthetic(**({"size": 8, "missing": 0.0} | WHOLE | settings))
+
+
+def folder(
+    path: Path,
+    splits: Sequence[str],
+    *,
+    sensor: str = "s1",
+    labels: Sequence[str] | None = None,
+    damaged: Sequence[int] = (),
+    side: int = 8,
+) -> Folder:
+    """Tiles t0, t1, ... of one sensor, tile i filled with i; a damaged one has lost its file."""
+    path.mkdir(parents=True, exist_ok=True)
+    bands = MODALITIES[sensor].bands
+    lines = [f"tile,split,label,{sensor}"]
+    for number, split in enumerate(splits):
+        label = "x" if labels is None else labels[number]
+        lines.append(f"t{number},{split},{label},t{number}.tif")
+        image = np.full((len(bands), side, side), number, dtype=np.float32)
+        raster.write(path / f"t{number}.tif", image, bands, PLACE)
+    for number in damaged:
+        (path / f"t{number}.tif").unlink()
+    (path / "tiles.csv").write_text("\n".join(lines) + "\n")
+    return Folder(path / "tiles.csv", "multiclass")
+
+
+def data(sets: Sequence[TileSet], names: Sequence[str | Modality] = ("s1",), **settings: Any) -> TileData:
+    return TileData(list(sets), list(names), **({"size": 8, "batch_size": 2} | settings))
+
+
+def unlabelled(batches: DataLoader[Tile], epoch: int = 0) -> Iterator[Tiles]:
+    """The tiles of every batch of an epoch, with or without labels."""
+    assert isinstance(batches.sampler, EpochSampler)
+    batches.sampler.set_epoch(epoch)
+    for batch in batches:
+        yield batch if isinstance(batch, Tiles) else batch[0]
+
+
+def names(batches: DataLoader[Tile], epoch: int = 0) -> list[str]:
+    return [name for tiles in unlabelled(batches, epoch) for name in tiles.names]
+
+
+def pixels(batches: DataLoader[Tile], epoch: int = 0, sensor: str = "s2") -> np.ndarray:
+    """All images of a sensor in an epoch, in order."""
+    return np.concatenate([tiles.images[sensor].numpy() for tiles in unlabelled(batches, epoch)])
+
+
+# Batches
+
+
+def test_a_labelled_batch_is_tiles_and_targets() -> None:
+    source = world()
+    tiles, target = next(iter(data([source], ["s1", "s2"]).val_dataloader()))
+    assert {name: image.shape for name, image in tiles.images.items()} == {"s1": (2, 2, 8, 8), "s2": (2, 12, 8, 8)}
+    assert target.tolist() == [source.label("val-000000"), source.label("val-000001")]
+
+
+@pytest.mark.parametrize(("task", "shape"), [("multilabel", (2, 10)), ("segmentation", (2, 8, 8))])
+def test_targets_of_every_task_are_stacked(task: str, shape: tuple[int, ...]) -> None:
+    _, target = next(iter(data([world(task=task)]).val_dataloader()))
+    assert isinstance(target, Tensor)
+    assert target.shape == shape
+
+
+def test_a_mask_is_cut_and_turned_with_its_tile() -> None:
+    source = world(task="segmentation", size=16, train=8)
+    here = Cuts([(source, key) for key in source.keys("train")], [DEM], 80.0, True, 0.0, seed=0)
+    whole = source.read("train-000003", [DEM])
+    cut = here[0, 3]
+    assert isinstance(whole.target, np.ndarray)
+    assert isinstance(cut.target, np.ndarray)
+    # Heights are all different, so each says which cover it came with.
+    cover_at = dict(zip(whole.images["dem"].ravel().tolist(), whole.target.ravel().tolist(), strict=True))
+    assert len(cover_at) == 16 * 16
+    assert [cover_at[height] for height in cut.images["dem"].ravel().tolist()] == cut.target.ravel().tolist()
+
+
+def test_evaluation_takes_the_centre() -> None:
+    source = world(size=16)
+    whole = source.read("val-000000", [S2]).images["s2"]
+    np.testing.assert_array_equal(pixels(data([source], ["s2"]).val_dataloader())[0], whole[:, 4:12, 4:12])
+
+
+def test_the_size_counts_pixels_of_the_finest_sensor() -> None:
+    coarse = Modality("coarse", ("a",), 20.0, "one", (0.0,), (1.0,))
+    assert data([world()], ["s2", coarse], size=6).extent == 60.0
+    assert data([world()], [coarse], size=6).extent == 120.0
+
+
+def test_pixels_that_are_nan_stay_nan_and_no_other_is(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train", "train"])
+    holes = np.arange(128, dtype=np.float32).reshape(2, 8, 8)
+    holes[1, 2, 3] = np.nan
+    raster.write(tmp_path / "t1.tif", holes, S1.bands, PLACE)
+    found = np.isnan(pixels(data([source]).train_dataloader(), sensor="s1"))
+    assert found.sum() == 1
+
+
+def test_examples_are_the_first_tiles_of_a_split() -> None:
+    few_tiles, all_tiles = (data([world()]).examples(count) for count in (3, 100))
+    assert few_tiles.names == ("val-000000", "val-000001", "val-000002")
+    assert all_tiles.names[:3] == few_tiles.names
+    assert len(all_tiles.names) == WHOLE["val"]
+
+
+def test_prediction_goes_once_through_the_split_asked_for() -> None:
+    split: Split = "val"
+    assert names(data([world()], predict=split).predict_dataloader()) == [f"val-{at:06d}" for at in range(4)]
+    assert names(data([world()]).predict_dataloader()) == ["test-000000", "test-000001"]
+
+
+def test_a_tile_of_the_predicted_split_is_where_its_data_set_says(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["test"])
+    found = data([world(), source]).georeference("t0")
+    assert found == source.georeference("t0") is not None
+    assert data([world()]).georeference("test-000000") is None
+
+
+# Mixtures and sensors that are absent
+
+
+def test_a_sensor_that_is_absent_is_zero_and_not_present(tmp_path: Path) -> None:
+    radar, heights = folder(tmp_path / "a", ["val"]), folder(tmp_path / "b", ["val"], sensor="dem")
+    raster.write(tmp_path / "a" / "t0.tif", np.ones((2, 8, 8), dtype=np.float32), S1.bands, PLACE)
+    raster.write(tmp_path / "b" / "t0.tif", np.ones((1, 8, 8), dtype=np.float32), DEM.bands, PLACE)
+    tiles, _ = next(iter(data([radar, heights], ["s1", "dem"]).val_dataloader()))
+    assert {name: here.tolist() for name, here in tiles.present.items()} == {"s1": [True, False], "dem": [False, True]}
+    for name, here in tiles.present.items():
+        np.testing.assert_array_equal(tiles.images[name].amax((1, 2, 3)), here.float())
+        np.testing.assert_array_equal(tiles.images[name].amin((1, 2, 3)), here.float())
+
+
+def test_presence_is_what_each_tile_of_a_set_has() -> None:
+    source = world(missing=0.5, val=12)
+    tiles = next(unlabelled(data([source], ["s1", "s2"], batch_size=12).val_dataloader()))
+    for row, name in enumerate(tiles.names):
+        had = source.read(name, [S1, S2]).images
+        assert {sensor for sensor in ("s1", "s2") if tiles.present[sensor][row]} == set(had)
+
+
+def test_a_tile_without_any_of_the_sensors_is_left_out() -> None:
+    source = world(missing=0.8, val=30)
+    having = [key for key in source.keys("val") if source.read(key, [DEM]).images]
+    assert names(data([source], ["dem"]).val_dataloader()) == having
+    assert 0 < len(having) < 30
+
+
+def test_a_mixture_is_every_tile_of_every_set() -> None:
+    both = data([world(), world(seed=1)])
+    assert [key for _, key in both.members("val")] == [f"val-{at:06d}" for at in (*range(4), *range(4))]
+
+
+def test_sets_of_one_task_and_classes_stay_labelled() -> None:
+    both = data([world(), world(seed=1)])
+    assert (both.task, both.classes) == ("multiclass", list(world().classes))
+    assert not isinstance(next(iter(both.val_dataloader())), Tiles)
+
+
+@pytest.mark.parametrize("other", [world(task="segmentation"), EuroSAT()], ids=["task", "classes"])
+def test_sets_of_different_labels_are_tiles_alone(other: TileSet) -> None:
+    mixed = data([world(), other])
+    assert (mixed.task, mixed.classes, mixed.labelled) == (None, [], False)
+
+
+def test_batches_of_sets_with_different_labels_hold_no_target() -> None:
+    assert isinstance(next(iter(data([world(), world(task="multilabel")]).val_dataloader())), Tiles)
+
+
+def test_tiles_without_a_label_are_tiles_alone(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 2, labels=["", ""])
+    assert isinstance(next(iter(data([source]).train_dataloader())), Tiles)
+
+
+def test_a_sensor_that_no_set_offers_is_refused() -> None:
+    with pytest.raises(MapexError, match=r"No data set \(Synthetic\) offers modality landsat .*data\.modalities"):
+        data([world()], ["s1", "landsat"]).train_dataloader()
+
+
+def test_a_known_sensor_in_another_unit_is_refused() -> None:
+    fraction = Modality("s2", S2.bands, 10.0, "reflectance", S2.mean, S2.std)
+    with pytest.raises(MapexError, match=r"offers modality s2 with bands B01.* in reflectance at 10 m"):
+        data([world()], [fraction]).train_dataloader()
+
+
+def test_a_set_that_offers_none_of_the_sensors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MapexError, match=r"Folder offers none of the modalities s2; leave it out of data\.sets"):
+        data([world(), folder(tmp_path, ["train"])], ["s2"]).train_dataloader()
+
+
+def test_a_size_that_cuts_pixels_is_refused_with_one_that_does_not(tmp_path: Path) -> None:
+    coarse = Modality("s1", S1.bands, 30.0, S1.unit, S1.mean, S1.std)
+    fine = Modality("dem", DEM.bands, 20.0, DEM.unit, DEM.mean, DEM.std)
+    radar, heights = folder(tmp_path / "a", ["val"]), folder(tmp_path / "b", ["val"], sensor="dem")
+    with pytest.raises(MapexError, match=r"A tile of 160 m is no whole number .* Choose a multiple of 60 m"):
+        next(iter(data([radar, heights], [coarse, fine]).val_dataloader()))
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(MapexError, match="The split test of Synthetic holds no tile"):
+        data([world(test=0)]).test_dataloader()
+
+
+# Which tiles an epoch takes
+
+
+def test_an_epoch_of_training_takes_every_tile_once_in_a_new_order() -> None:
+    loader = data([world(train=16)]).train_dataloader()
+    first, second = names(loader, 0), names(loader, 1)
+    assert sorted(first) == sorted(second) == list(world(train=16).keys("train"))
+    assert first != second
+
+
+def test_evaluation_takes_every_tile_once_and_in_order() -> None:
+    whole = data([world(val=5)], batch_size=2)
+    assert names(whole.val_dataloader(), 0) == names(whole.val_dataloader(), 3) == list(world(val=5).keys("val"))
+
+
+def test_batches_of_training_are_of_equal_size_even_when_tiles_are_few() -> None:
+    def sizes(tiles: int, batch: int) -> list[int]:
+        loader = data([world(train=tiles)], batch_size=batch).train_dataloader()
+        return [batch.batch_size for batch in unlabelled(loader)]
+
+    assert sizes(7, 3) == [3, 3]
+    assert sizes(3, 64) == [3]
+
+
+def test_each_process_takes_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(Trainer, "global_rank", rank)
+        share = data([world(val=5)])
+        share.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, barebones=True)
+        shares.append(names(share.val_dataloader()))
+    assert [len(share) for share in shares] == [3, 2]
+    assert sorted(shares[0] + shares[1]) == list(world(val=5).keys("val"))
+
+
+def test_shots_are_that_many_tiles_of_every_class() -> None:
+    source = world(train=300)
+    labels = [source.label(key) for _, key in data([source], shots=3).members("train")]
+    assert sorted(map(int, labels)) == [index for index in range(10) for _ in range(3)]
+
+
+def test_shots_take_all_of_a_class_that_has_fewer(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 5, labels=["a", "a", "a", "a", "b"])
+    found = [key for _, key in data([source], shots=2).members("train")]
+    assert len(found) == 3
+    assert "t4" in found
+
+
+def test_shots_are_drawn_by_the_seed_and_leave_evaluation_alone() -> None:
+    source = world(train=300, val=100)
+    one, same, other = (data([source], shots=2, seed=seed).members("train") for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+    assert len(data([source], shots=2).members("val")) == 100
+
+
+def test_shots_of_labels_that_are_no_single_class_are_refused() -> None:
+    with pytest.raises(
+        MapexError, match=r"data\.shots needs one class per tile; tile train-000000 has a multilabel label"
+    ):
+        data([world(task="multilabel")], shots=1).members("train")
+
+
+def test_weights_are_the_shares_of_the_sets_whatever_their_sizes(tmp_path: Path) -> None:
+    many = folder(tmp_path / "many", ["train"] * 20)
+    one = folder(tmp_path / "one", ["train"], labels=["y"])
+    mixed = data([many, one], weights=[1.0, 3.0], draws=4000)
+    members, sampler = mixed.members("train"), mixed.train_dataloader().sampler
+    drawn = [members[index][0] is one for _, index in sampler]
+    assert len(drawn) == 4000
+    assert abs(np.mean(drawn) - 0.75) < 0.03
+
+
+def test_without_draws_a_weighted_epoch_is_as_long_as_the_sets() -> None:
+    assert len(names(data([world(), world(seed=1)], weights=[1.0, 3.0]).train_dataloader())) == 12
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -2.0]])
+def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
+    with pytest.raises(MapexError, match=r"data\.weights needs a positive number per set \(2\)"):
+        data([world(), world(seed=1)], weights=weights)
+
+
+def test_no_set_at_all_is_refused() -> None:
+    with pytest.raises(MapexError, match=r"data\.sets is empty"):
+        data([])
+
+
+# Augmentation
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_index() -> None:
+    source = world(size=16)
+    members = [(source, key) for key in source.keys("train")]
+
+    def seen(seed: int, epoch: int, index: int) -> np.ndarray:
+        return Cuts(members, [S2], 80.0, True, 0.0, seed)[epoch, index].images["s2"]
+
+    np.testing.assert_array_equal(seen(1, 2, 3), seen(1, 2, 3))
+    looks = [seen(*at).tobytes() for at in ((1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    assert len(set(looks)) == 4
+
+
+def test_what_was_read_before_does_not_change_a_tile() -> None:
+    source = world(size=16)
+    members = [(source, key) for key in source.keys("train")]
+    fresh, used = (Cuts(members, [S2], 80.0, True, 0.0, 0) for _ in range(2))
+    for index in range(4):
+        used[0, index]
+    np.testing.assert_array_equal(fresh[1, 5].images["s2"], used[1, 5].images["s2"])
+
+
+def test_a_set_that_is_not_augmented_is_the_same_in_every_epoch() -> None:
+    source = world(size=16)
+    still = Cuts([(source, key) for key in source.keys("train")], [S2], 80.0, False, 0.0, 0)
+    np.testing.assert_array_equal(still[0, 2].images["s2"], still[9, 2].images["s2"])
+
+
+def test_training_is_augmented_unless_told_otherwise() -> None:
+    def sorted_tiles(augment: bool, epoch: int) -> np.ndarray:
+        loader = data([world(size=16)], ["s2"], augment=augment).train_dataloader()
+        order = np.argsort(names(loader, epoch))
+        found: np.ndarray = pixels(loader, epoch)[order]
+        return found
+
+    np.testing.assert_array_equal(sorted_tiles(False, 0), sorted_tiles(False, 1))
+    assert not np.array_equal(sorted_tiles(True, 0), sorted_tiles(True, 1))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_worker_processes_yield_what_this_one_yields_in_every_epoch() -> None:
+    here, there = (data([world(size=16)], ["s2"], workers=workers).train_dataloader() for workers in (0, 2))
+    for epoch in (0, 1):
+        np.testing.assert_array_equal(pixels(here, epoch), pixels(there, epoch))
+
+
+# Tiles that cannot be read
+
+
+def test_a_bad_tile_in_training_is_named_and_another_takes_its_place(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 4, damaged=[1])
+    loader = data([source], most_bad=0.5).train_dataloader()
+    with pytest.warns(BadTileWarning, match=r"Tile t1 is skipped: There is no raster .*t1\.tif"):
+        found = names(loader)
+    assert sorted(found) == ["t0", "t2", "t2", "t3"]
+
+
+def test_a_bad_tile_is_skipped_whatever_makes_it_bad(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 5, side=64)
+    cut = tmp_path / "t1.tif"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    raster.write(tmp_path / "t2.tif", np.zeros((2, 8, 8), dtype=np.float32), ["VV", "HH"], PLACE)
+    raster.write(tmp_path / "t3.tif", np.zeros((3, 8, 8), dtype=np.float32), ["", "", ""], PLACE)
+    cuts = Cuts([(source, f"t{number}") for number in range(5)], [S1], 80.0, False, 0.5, 0)
+    with pytest.warns(BadTileWarning) as caught:
+        assert cuts[0, 1].name == "t4"
+    said = [str(warning.message) for warning in caught]
+    assert "t1.tif cannot be" in said[0]
+    assert "no band 'VH'" in said[1]
+    assert "t3.tif has 3 bands without names where 2 are expected" in said[2]
+
+
+def test_too_many_bad_tiles_are_an_error_that_names_the_bound_and_the_last(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 10, damaged=range(4, 10))
+    cuts = Cuts([(source, f"t{number}") for number in range(10)], [S1], 80.0, False, 0.1, 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(MapexError, match=r"4 of 4 tiles .* data\.most_bad=0\.1; the last: .*t7\.tif"):
+            cuts[0, 4]
+    assert len(caught) == 3
+
+
+def test_as_many_bad_tiles_as_allowed_are_no_error(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 10, damaged=[0, 2, 4, 6, 8])
+    cuts = Cuts([(source, f"t{number}") for number in range(10)], [S1], 80.0, False, 0.5, 0)
+    with pytest.warns(BadTileWarning):
+        found = [cuts[0, index].name for index in (1, 0, 3, 2, 5, 4, 7, 6, 9, 8)]
+    assert found == ["t1", "t1", "t3", "t3", "t5", "t5", "t7", "t7", "t9", "t9"]
+
+
+def test_a_set_of_bad_tiles_alone_is_an_error_and_no_endless_search(tmp_path: Path) -> None:
+    source = folder(tmp_path, ["train"] * 2, damaged=[0, 1])
+    cuts = Cuts([(source, "t0"), (source, "t1")], [S1], 80.0, False, 1.0, 0)
+    with pytest.warns(BadTileWarning), pytest.raises(MapexError, match="No tile of the data set can be read"):
+        cuts[0, 0]
+
+
+def test_a_bound_of_zero_allows_no_bad_tile(tmp_path: Path) -> None:
+    loader = data([folder(tmp_path, ["train"] * 4, damaged=[1])], most_bad=0.0).train_dataloader()
+    with pytest.raises(MapexError, match=r"There is no raster .*t1\.tif"):
+        names(loader)
+
+
+@pytest.mark.parametrize("split", ["val", "test", "predict"])
+def test_a_bad_tile_in_evaluation_is_an_error(tmp_path: Path, split: str) -> None:
+    source = folder(tmp_path, ["val", "val", "test", "test"], damaged=[1, 3])
+    whole = data([source], most_bad=1.0)
+    loader = {"val": whole.val_dataloader, "test": whole.test_dataloader, "predict": whole.predict_dataloader}[split]()
+    with pytest.raises(MapexError, match=r"There is no raster .*t[13]\.tif"):
+        names(loader)
+
+
+# Where data sets look for their files
+
+
+def test_the_root_takes_the_place_of_the_default_and_of_no_other(tmp_path: Path) -> None:
+    default, own, table = EuroSAT(), EuroSAT(tmp_path / "own"), Folder(tmp_path / "tables" / "tiles.csv", "multiclass")
+    data([default, own, table], root=str(tmp_path / "given"))
+    assert [source.root.relative_to(tmp_path).name for source in (default, own, table)] == ["given", "own", "tables"]
+
+
+def test_without_a_root_every_set_keeps_its_own(tmp_path: Path) -> None:
+    default, own = EuroSAT(), EuroSAT(tmp_path)
+    data([default, own])
+    assert (default.root, own.root) == (DATA, tmp_path)
+
+
+def test_making_the_module_reads_no_file(tmp_path: Path) -> None:
+    absent = data([EuroSAT(tmp_path / "absent"), Folder(tmp_path / "absent.csv", "multiclass")], ["s2"])
+    with pytest.raises(MapexError, match=r"absent"):
+        absent.train_dataloader()
+
+
+def test_a_batch_is_of_plain_tensors_and_names() -> None:
+    tiles = next(unlabelled(data([world()]).val_dataloader()))
+    assert {image.dtype for image in tiles.images.values()} == {torch.float32}
+    assert {here.dtype for here in tiles.present.values()} == {torch.bool}
+    assert tiles.names == ("val-000000", "val-000001")

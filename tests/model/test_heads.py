@@ -1,0 +1,48 @@
+"""Heads turn features into classes, per tile or per pixel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mapex_lightning.model.heads import Classifier, Segmenter
+from tests.builders import config_of, encoder_of, only, tiles_of
+
+CONFIG = config_of()
+HEADS = [Classifier(CONFIG.width, 5), Segmenter(CONFIG.width, 5, CONFIG.patch)]
+
+
+def test_a_classifier_gives_a_logit_per_tile_and_class() -> None:
+    assert Classifier(CONFIG.width, 5)(encoder_of(CONFIG), tiles_of(CONFIG)).shape == (4, 5)
+
+
+def test_a_fresh_classifier_prefers_no_class() -> None:
+    logits = Classifier(CONFIG.width, 5)(encoder_of(CONFIG), tiles_of(CONFIG, 16))
+    assert logits.softmax(1).sub(0.2).abs().max() < 0.1
+
+
+def test_a_segmenter_gives_a_logit_per_pixel_of_the_finest_sensor() -> None:
+    segmenter, encoder = Segmenter(CONFIG.width, 5, CONFIG.patch), encoder_of(CONFIG)
+    assert segmenter(encoder, tiles_of(CONFIG)).shape == (4, 5, 16, 16)
+    assert segmenter(encoder, only(tiles_of(CONFIG), "dem")).shape == (4, 5, 8, 8)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+def test_absent_pixels_change_no_logit(head: nn.Module) -> None:
+    encoder, found = encoder_of(CONFIG), []
+    for value in (0.0, torch.nan, 1e30):
+        tiles = tiles_of(CONFIG)
+        tiles.present["s1"][2] = False
+        tiles.images["s1"][2] = value
+        found.append(head.eval()(encoder, tiles))
+    assert found[0].isfinite().all()
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+def test_every_weight_of_head_and_encoder_can_learn(head: nn.Module) -> None:
+    encoder = encoder_of(CONFIG)
+    head.train()(encoder, tiles_of(CONFIG)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (*head.parameters(), *encoder.parameters()))

@@ -1,0 +1,221 @@
+"""A mixture is a loop over tokens and experts, only faster, and its census remembers who used whom."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from mapex_lightning.model.config import EncoderConfig, RouterMode
+from mapex_lightning.model.mixture import CENSUS, Assignment, Experts, Mixture
+from tests.builders import ROUTERS, config_of, encoder_of, observe, steady, tiles_of
+
+SEALED = (((0, 2), (1,), (2, 3)),)
+
+
+def mixture_of(config: EncoderConfig, dtype: torch.dtype = torch.float64, seed: int = 0) -> Mixture:
+    mixture = encoder_of(config, seed, dtype).mixtures[0]
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        mixture.experts.inner_bias.normal_()
+        mixture.experts.outer_bias.normal_()
+        mixture.router.bias.normal_()
+    return mixture
+
+
+def tokens_of(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 16, generator=generator, dtype=dtype), torch.randint(0, 3, (count,), generator=generator)
+
+
+def feed_forward(experts: Experts, expert: int, token: Tensor) -> Tensor:
+    inner = experts.inner[expert] @ token + experts.inner_bias[expert]
+    return experts.outer[expert] @ F.gelu(inner) + experts.outer_bias[expert]
+
+
+def by_hand(mixture: Mixture, config: EncoderConfig, token: Tensor, modality: int) -> Tensor:
+    """One token after another, one expert after another."""
+    router = mixture.router
+    row = modality if config.router == "free" else 0
+    logits = router.weight[row] @ token + router.bias[row]
+    if config.router in ("conditioned", "grouped"):
+        logits = logits + router.vector_weight @ router.vectors[modality]
+    allowed = config.allowed[0][modality] if config.allowed else range(config.experts[0])
+    chosen = sorted(allowed, key=lambda e: -float(logits[e].detach()))[: config.top_k]
+    gate = logits[chosen].sigmoid() if config.top_k == 1 else logits[chosen].softmax(0)
+    mixed = torch.stack([g * feed_forward(mixture.experts, e, token) for g, e in zip(gate, chosen, strict=True)]).sum(0)
+    return mixed if mixture.shared is None else mixed + feed_forward(mixture.shared, 0, token)
+
+
+@steady
+@given(st.sampled_from(ROUTERS), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.booleans(), st.integers(0, 9))
+def test_a_mixture_is_a_loop_over_tokens(router: RouterMode, top_k: int, experts: int, sealed: bool, seed: int) -> None:
+    allowed = SEALED if sealed and experts == 4 else ()
+    config = config_of((experts,), router=router, top_k=top_k, allowed=allowed)
+    mixture = mixture_of(config, seed=seed)
+    tokens, modality = tokens_of(12, seed=seed)
+    expected = [by_hand(mixture, config, t, m) for t, m in zip(tokens, modality.tolist(), strict=True)]
+    torch.testing.assert_close(mixture(tokens, modality)[0], torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_gradient_is_that_of_the_function(router: RouterMode, top_k: int) -> None:
+    mixture = mixture_of(config_of((3,), router=router, top_k=top_k))
+    tokens, modality = tokens_of(4)
+    parameters = tuple(mixture.parameters())
+
+    def mixed(tokens: Tensor, *_: Tensor) -> Tensor:
+        out: Tensor = mixture(tokens, modality)[0]
+        return out
+
+    assert torch.autograd.gradcheck(mixed, (tokens.requires_grad_(), *parameters))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_idle_expert_has_a_gradient_of_zero_rather_than_none(count: int) -> None:
+    mixture = mixture_of(config_of((4,)))
+    out, assignment = mixture(*tokens_of(count))
+    out.sum().backward()
+    idle = [e for e in range(4) if e not in assignment.expert]
+    assert len(idle) == 4 - count
+    for parameter in mixture.experts.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad[idle].any()
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_no_token_at_all_is_a_valid_batch(router: RouterMode, top_k: int) -> None:
+    mixture = mixture_of(config_of((3,), router=router, top_k=top_k))
+    mixture.observing = True
+    out, assignment = mixture(*tokens_of(0))
+    assert out.shape == (0, 16)
+    assert assignment.expert.shape == (0, top_k)
+    assert not mixture.census.any()
+
+
+def test_no_token_is_dropped_though_all_want_the_same_expert() -> None:
+    mixture = mixture_of(config_of((4,)))
+    with torch.no_grad():
+        mixture.router.bias[0, 2] = 1000
+    out, assignment = mixture(*tokens_of(50))
+    assert assignment.expert.eq(2).all()
+    assert out.abs().sum(1).gt(0).all()
+
+
+def test_a_tokens_output_does_not_depend_on_the_others() -> None:
+    mixture = mixture_of(config_of((4,), top_k=2))
+    tokens, modality = tokens_of(9)
+    whole = mixture(tokens, modality)[0]
+    for i in range(9):
+        torch.testing.assert_close(mixture(tokens[i : i + 1], modality[i : i + 1])[0][0], whole[i], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_mixture_runs_and_learns_under_bf16_autocast(top_k: int) -> None:
+    mixture = mixture_of(config_of((4,), router="grouped", top_k=top_k), torch.float32)
+    tokens, modality = tokens_of(12, torch.float32)
+    mixture.observing = True
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, assignment = mixture(tokens, modality)
+    out.float().sum().backward()
+    assert assignment.logits.dtype == assignment.weight.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mixture.parameters())
+    torch.testing.assert_close(out.float(), mixture(tokens, modality)[0], rtol=0.1, atol=0.1)
+
+
+def used(assignment: Assignment) -> set[tuple[int, int]]:
+    """Pairs of modality and expert with a gate above zero."""
+    pairs = zip(assignment.modality, assignment.expert, assignment.weight, strict=True)
+    return {(int(m), int(e)) for m, row, gate in pairs for e, w in zip(row, gate, strict=True) if w > 0}
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_sealed_routing_stays_inside_the_allowed_sets(router: RouterMode, top_k: int) -> None:
+    config = config_of((4,), router=router, top_k=top_k, allowed=SEALED)
+    _, assignment = mixture_of(config)(*tokens_of(200))
+    assert used(assignment) <= {(m, e) for m, row in enumerate(SEALED[0]) for e in row}
+    torch.testing.assert_close(assignment.logits.isfinite().sum(1), torch.tensor([2, 1, 2])[assignment.modality])
+
+
+def test_sealing_anew_replaces_the_old_sets() -> None:
+    mixture = mixture_of(config_of((4,), allowed=SEALED))
+    mixture.router.restrict(((3,), (3,), (0,)))
+    assert used(mixture(*tokens_of(50))[1]) == {(0, 3), (1, 3), (2, 0)}
+
+
+def test_a_blind_router_does_not_see_the_sensor() -> None:
+    router = mixture_of(config_of((4,), router="blind")).router
+    tokens, modality = tokens_of(9)
+    assert torch.equal(router.logits(tokens, modality), router.logits(tokens, (modality + 1) % 3))
+
+
+@pytest.mark.parametrize("mode", ["conditioned", "free"])
+def test_other_routers_see_the_sensor(mode: RouterMode) -> None:
+    router = mixture_of(config_of((4,), router=mode)).router
+    tokens, modality = tokens_of(9)
+    assert not router.logits(tokens, modality).isclose(router.logits(tokens, (modality + 1) % 3)).all(1).any()
+
+
+def test_the_gate_depends_on_chosen_experts_alone() -> None:
+    mixture = mixture_of(config_of((4,), top_k=2))
+    tokens, modality = tokens_of(1)
+    chosen = mixture.router(tokens, modality)
+    with torch.no_grad():
+        mixture.router.bias[0, [e for e in range(4) if e not in chosen.expert]] -= 5
+    assert torch.equal(mixture.router(tokens, modality).weight, chosen.weight)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_census_counts_tokens_gates_and_contributions(top_k: int) -> None:
+    mixture = mixture_of(config_of((4,), top_k=top_k))
+    tokens, modality = tokens_of(20)
+    mixture.observing = True
+    _, assignment = mixture(tokens, modality)
+    expected = torch.zeros_like(mixture.census)
+    for t in range(20):
+        for e, gate in zip(assignment.expert[t].tolist(), assignment.weight[t], strict=True):
+            size = feed_forward(mixture.experts, e, tokens[t]).norm()
+            expected[:, modality[t], e] += torch.stack([torch.ones_like(gate), gate, gate * size]).detach()
+    torch.testing.assert_close(mixture.census, expected, rtol=1e-6, atol=1e-6)
+    assert len(CENSUS) == 3
+
+
+def test_a_disallowed_expert_that_fills_up_the_choice_is_not_counted() -> None:
+    mixture = mixture_of(config_of((4,), top_k=2, allowed=SEALED))
+    mixture.observing = True
+    mixture(*tokens_of(50))
+    seen = {(m, e) for _, m, e in mixture.census.nonzero().tolist()}
+    assert seen == {(m, e) for m, row in enumerate(SEALED[0]) for e in row}
+
+
+def test_a_census_adds_up_over_batches() -> None:
+    config = config_of()
+    encoder, first, second = (
+        encoder_of(config, dtype=torch.float64),
+        *(tiles_of(config, 3, seed, torch.float64) for seed in (1, 2)),
+    )
+    found = []
+    for batches in ([first], [second], [first, second]):
+        observe(encoder, *batches)
+        found.append({block: mixture.census.clone() for block, mixture in encoder.mixtures.items()})
+    for block in config.mixtures:
+        torch.testing.assert_close(found[0][block] + found[1][block], found[2][block], rtol=1e-6, atol=1e-6)
+        assert found[2][block][0].sum() == 6 * 9
+
+
+def test_a_full_census_has_nothing_that_is_gone() -> None:
+    encoder = encoder_of(config_of())
+    observe(encoder, tiles_of(encoder.config))
+    assert not any(mixture.census[:, :, -1].any() for mixture in encoder.mixtures.values())
+
+
+def test_nothing_is_counted_unless_observed() -> None:
+    mixture = mixture_of(config_of((4,)))
+    mixture(*tokens_of(20))
+    assert not mixture.census.any()

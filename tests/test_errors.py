@@ -1,0 +1,30 @@
+"""Errors are sentences with a way out."""
+
+from __future__ import annotations
+
+import pytest
+
+from mapex_lightning.errors import MapexError, unknown
+
+
+def test_the_nearest_known_name_is_suggested() -> None:
+    assert "Did you mean 's2_swir'?" in str(unknown("modality", "s2_swri", ["s1", "s2_swir"]))
+
+
+def test_nothing_is_suggested_for_a_name_like_no_other() -> None:
+    assert "Did you mean" not in str(unknown("modality", "hyperspectral", ["s1", "s2"]))
+
+
+def test_the_sentence_says_what_was_wanted_and_found_and_what_exists_and_helps() -> None:
+    error = unknown("modality", "x", ["s2", "s1"], "Add it to the table", "in this encoder")
+    assert str(error) == "There is no modality 'x' in this encoder. Known: s1, s2. Add it to the table."
+
+
+def test_an_empty_list_of_known_names_is_said_to_be_empty() -> None:
+    assert "Known: none." in str(unknown("run", "x", []))
+
+
+def test_the_error_is_of_the_family_that_callers_expect() -> None:
+    with pytest.raises(ValueError, match="There is no"):
+        raise unknown("run", "x", [])
+    assert isinstance(unknown("run", "x", []), MapexError)

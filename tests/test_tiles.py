@@ -1,0 +1,80 @@
+"""A batch holds what was there and says what was not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from mapex_lightning.errors import MapexError
+from mapex_lightning.tiles import Tile, Tiles, collate
+from tests.builders import HEIGHT, OPTICAL, RADAR, SENSORS
+
+EXTENT = 160.0
+
+
+def image(bands: int, side: int, value: float) -> np.ndarray:
+    return np.full((bands, side, side), value, dtype=np.float32)
+
+
+RADAR_ONLY = Tile("a", {"s1": image(2, 16, 1.0)})
+BOTH = Tile("b", {"s1": image(2, 16, 2.0), "dem": image(1, 8, 3.0)})
+
+
+def test_every_modality_of_the_batch_is_a_key() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    assert list(tiles.images) == list(tiles.present) == ["s1", "s2", "dem"]
+
+
+def test_an_absent_sensor_is_zeros_and_not_present() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    assert {name: here.tolist() for name, here in tiles.present.items()} == {
+        "s1": [True, True],
+        "s2": [False, False],
+        "dem": [False, True],
+    }
+    assert tiles.images["s2"].shape == (2, 3, 16, 16)
+    assert not tiles.images["s2"].any()
+    assert not tiles.images["dem"][0].any()
+
+
+def test_pixels_arrive_in_the_row_of_their_tile() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    assert tiles.images["s1"][:, 0, 0, 0].tolist() == [1.0, 2.0]
+    assert tiles.images["dem"][1].eq(3.0).all()
+    assert tiles.names == ("a", "b")
+
+
+def test_nodata_stays_nan() -> None:
+    holed = image(2, 16, 1.0)
+    holed[0, 3, 5] = np.nan
+    found = collate([Tile("a", {"s1": holed})], [RADAR], EXTENT).images["s1"]
+    assert found.isnan().nonzero().tolist() == [[0, 0, 3, 5]]
+
+
+def test_a_sensor_that_is_not_asked_for_is_left_out() -> None:
+    assert list(collate([BOTH], [HEIGHT], EXTENT).images) == ["dem"]
+
+
+def test_an_image_of_another_shape_is_refused_with_both_shapes() -> None:
+    with pytest.raises(MapexError, match=r"Tile b: modality dem .* \(1, 16, 16\).* found \(1, 8, 8\)"):
+        collate([BOTH], [RADAR, HEIGHT.__class__(**{**HEIGHT.describe(), "gsd": 10.0})], EXTENT)
+
+
+def test_a_tile_with_none_of_the_modalities_is_refused_by_name() -> None:
+    with pytest.raises(MapexError, match="Tile a has none of the modalities s2, dem"):
+        collate([BOTH, RADAR_ONLY], [OPTICAL, HEIGHT], EXTENT)
+
+
+def test_given_images_are_all_present() -> None:
+    tiles = Tiles.of(s1=torch.zeros(3, 2, 8, 8), s2=torch.zeros(3, 3, 8, 8))
+    assert tiles.batch_size == 3
+    assert all(here.all() and len(here) == 3 for here in tiles.present.values())
+
+
+def test_batches_pass_the_default_collate_of_torch() -> None:
+    single = Tiles({"s1": torch.ones(2, 8, 8)}, {"s1": torch.tensor(True)})
+    batch = default_collate([single, single])
+    assert isinstance(batch, Tiles)
+    assert batch.images["s1"].shape == (2, 2, 8, 8)

@@ -1,0 +1,25 @@
+"""A small run of each command, in this process: what tests of the command line and of training share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mapex_lightning.__main__ import main
+
+TILES = "[{class_path: Synthetic, init_args: {train: 12, val: 6, test: 6, size: 16, missing: 0.2}}]"
+SMALL = ["--data.size", "16", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+SMALL += ["--trainer.log_every_n_steps", "1", "--trainer.enable_model_summary", "false"]
+
+
+def pretrain(*words: str, run: str = "pretrain") -> Path:
+    """Pre-trains nano for three steps; the run's last checkpoint."""
+    command = ["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL, "--run", run, *words]
+    assert main(command) == 0
+    return Path("runs") / run / "last.ckpt"
+
+
+def finetune(*words: str, config: str = "synthetic.yaml", task: str = "multiclass", run: str = "synthetic") -> Path:
+    """Fine-tunes for three steps; the run's last checkpoint."""
+    tiles = TILES.replace("missing: 0.2", f"missing: 0.2, task: {task}")
+    assert main(["fit", "--config", config, "--data.sets", tiles, *SMALL, "--run", run, *words]) == 0
+    return Path("runs") / run / "last.ckpt"
