@@ -250,6 +250,13 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(file: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_who_reads_the_old_file_reads_it_to_its_end(file: Path) -> None:
+    before = file.read_bytes()
+    with file.open("rb") as reader:
+        write_whole(file, lambda beside: beside.write_bytes(b"new"))
+        assert reader.read() == before
+
+
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     write(checkpoint_of(encoder_of(CONFIG)), tmp_path / "a" / "b" / "c.ckpt")
     assert load(tmp_path / "a" / "b" / "c.ckpt").config == CONFIG

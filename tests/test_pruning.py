@@ -395,6 +395,20 @@ def test_shares_of_the_whole_stay_shares_of_the_whole(case: Case, keep: list[str
         assert (smaller[:, :, -1] >= census[:, kept, -1]).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_census_of_awkward_numbers_is_not_worn_by_pruning(seed: int) -> None:
+    encoder = encoder_of(config_of((7, 6)))
+    for mixture in encoder.mixtures.values():
+        generator = torch.Generator().manual_seed(seed)
+        mixture.census[:, :, :-1] = torch.rand(mixture.census[:, :, :-1].shape, generator=generator) * 1e6
+    before = checkpoint_of(encoder)
+    everything, _ = prune(before, NAMES, 1.0)
+    assert same_weights(before, everything)
+    once, _ = prune(before, ["s1", "dem"], 0.5)
+    twice, _ = prune(once, ["s1", "dem"], 0.5)
+    assert same_weights(once, twice)
+
+
 @steady
 @given(cases, keeps, coverages)
 def test_the_retained_mass_is_what_the_census_of_the_pruned_file_says(

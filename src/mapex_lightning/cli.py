@@ -330,8 +330,9 @@ def _run(cli: MapexCLI, command: str) -> None:
     if trainer.is_global_zero:
         print(f"run folder: {cli.folder}", flush=True)
     if command == "fit":
-        for split in ("train", "val"):
-            data.members(split)  # says what is missing before anything is written
+        # Says what is missing or does not fit before anything is written.
+        data.members("train")
+        model.encoder.patchify(data.examples(1))
         if trainer.is_global_zero:
             print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
             cli.save_settings()

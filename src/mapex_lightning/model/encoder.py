@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.patchify = Patchify(config)
-        rates = torch.linspace(0, drop_path, config.depth).tolist()
+        rates = [drop_path * index / max(1, config.depth - 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, index, rate) for index, rate in enumerate(rates))
         self.norm = nn.LayerNorm(config.width)
         self.apply(_initialise)

@@ -1,0 +1,141 @@
+"""Bad input gets a sentence with a way out, exit code 2, and nothing half written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mapex_lightning import cli
+from mapex_lightning.__main__ import main
+from mapex_lightning.checkpoint import read
+from mapex_lightning.errors import MapexError
+from tests.workshop import SMALL, TILES, pretrain
+
+FIT = ["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
+
+BAD = {
+    "no config": (["fit"], ["needs a config", "pretrain.yaml"]),
+    "an unknown config": (
+        ["fit", "--config", "pretrian.yaml"],
+        ["pretrian.yaml", "Did you mean 'pretrain.yaml'", "eurosat"],
+    ),
+    "an unknown key": ([*FIT, "--trainer.max_epoch", "3"], ["max_epoch"]),
+    "a misspelt key": ([*FIT, "--modle.encoder", "nano"], ["modle.encoder"]),
+    "a value of another type": ([*FIT, "--trainer.max_epochs", "many"], ["trainer.max_epochs", "int"]),
+    "an unknown sensor": ([*FIT, "--data.modalities", "[s1, s3]"], ["'s3'", "Known: dem, landsat, rgb, s1, s2"]),
+    "a sensor of one's own without statistics": (
+        [*FIT, "--data.modalities", "[{name: x, bands: [a], gsd: 10, unit: dB}]"],
+        ["mean"],
+    ),
+    "an unknown preset": ([*FIT, "--model.encoder", "nanoo"], ["nanoo", "nano, tiny, small, base, large"]),
+    "an unknown data set": ([*FIT, "--data.sets", "[{class_path: EuroSat}]"], ["EuroSat", "Did you mean EuroSAT"]),
+    "a data set that is not there": (
+        [*FIT, "--data.sets", "[{class_path: EuroSAT}]", "--data.modalities", "[s2]"],
+        ["No EuroSAT tiles", "unpack"],
+    ),
+    "a sensor that no data set has": ([*FIT, "--data.modalities", "[s1, landsat]"], ["landsat", "leave it out"]),
+    "an unknown router": ([*FIT, "--model.router", "magic"], ["magic", "conditioned"]),
+    "a size that is no multiple of the patch": ([*FIT, "--data.size", "12"], ["multiple of the patch of 8", "12 x 12"]),
+    "nothing trained to test": (
+        ["test", "--config", "synthetic.yaml"],
+        ["no trained model", "--ckpt PATH"],
+    ),
+    "no checkpoint to start from": (["fit", "--config", "synthetic.yaml"], ["pruned.ckpt", "--ckpt"]),
+    "a missing checkpoint": (["prune", "--ckpt", "gone.ckpt", "--keep", "s1"], ["gone.ckpt", "Available"]),
+    "prune without keep": (["prune", "--ckpt", "gone.ckpt"], ["--keep", "--help"]),
+    "an unknown option of prune": (["prune", "--ckpt", "a.ckpt", "--keep", "s1", "--kep", "x"], ["--kep"]),
+    "a checkpoint that is none": (["prune", "--ckpt", "notes.txt", "--keep", "s1"], ["notes.txt", "cannot be read"]),
+    "a checkpoint of another program": (["prune", "--ckpt", "alien.ckpt", "--keep", "s1"], ["no checkpoint of mapex"]),
+    "a config that is no mapping": (["fit", "--config", "notes.txt"], ["Unexpected config: just words"]),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a text file and a checkpoint of another program."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("just words\n")
+    torch.save({"state_dict": {}}, tmp_path / "alien.ckpt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "says"), BAD.values(), ids=BAD)
+def test_bad_input_gets_a_sentence_and_leaves_nothing_behind(
+    words: list[str], says: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name for path in folder.rglob("*")}
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mapex: ")
+    assert "Traceback" not in err
+    for piece in says:
+        assert piece in err
+    assert {path.name for path in folder.rglob("*")} == before
+
+
+EVIL = {
+    "model": "model: {class_path: os.system, init_args: {command: touch proof}}",
+    "data": "model: {class_path: Pretrain}\ndata: {sets: [{class_path: subprocess.Popen, init_args: {args: touch}}]}",
+    "callback": "model: {class_path: Pretrain}\ntrainer: {callbacks: [{class_path: evil.Touch}]}",
+    "module": "model: {class_path: evil.Model}",
+}
+
+
+@pytest.mark.parametrize("text", EVIL.values(), ids=EVIL)
+def test_a_config_imports_nothing_outside_the_allowed_roots(
+    text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "evil.py").write_text("open('proof', 'w').close()\n")
+    (folder / "evil.yaml").write_text(text)
+    words = ["fit", "--config", "evil.yaml"]
+    assert main(words if "sets" in text else [*words, *FIT[3:]]) == 2
+    assert "not allowed" in capsys.readouterr().err
+    assert not (folder / "proof").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_by_every_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "cut.ckpt").write_bytes((folder / "alien.ckpt").read_bytes()[:-200])
+    for words in (["prune", "--keep", "s1"], ["test", "--config", "synthetic.yaml"], FIT):
+        assert main([*words, "--ckpt", "cut.ckpt"]) == 2
+        assert "cut.ckpt cannot be read" in capsys.readouterr().err
+
+
+def test_a_pre_training_checkpoint_is_not_tested(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = pretrain()
+    assert main(["test", "--config", "synthetic.yaml", "--ckpt", str(last)]) == 2
+    assert "needs a checkpoint of finetune" in capsys.readouterr().err
+    assert main(["prune", "--ckpt", str(last), "--keep", "s3"]) == 2
+    assert "Known: dem, rgb, s1, s2" in capsys.readouterr().err
+    assert main(["prune", "--ckpt", str(last), "--keep", "s1", "--out", str(last)]) == 2
+    assert read(last)["global_step"] == 3
+    assert not (last.parent / "pruned.ckpt").exists()
+
+
+def test_later_configs_win(folder: Path) -> None:
+    (folder / "mine.yaml").write_text("model: {init_args: {visible: 0.5}}\ntrainer: {max_epochs: 7}\n")
+    built = cli.build("fit", [*FIT[1:], "--config", "mine.yaml"])
+    assert built.config.model.init_args.visible == 0.5
+    assert built.trainer.max_epochs == 7
+
+
+def test_a_config_of_the_working_folder_comes_before_the_packages(folder: Path) -> None:
+    (folder / "configs").mkdir()
+    (folder / "configs" / "pretrain.yaml").write_text("model: {class_path: Pretrain}\n")
+    assert cli.config_file("pretrain.yaml") == Path("configs/pretrain.yaml")
+    assert cli.config_file("eurosat.yaml") == cli.packaged_configs() / "eurosat.yaml"
+
+
+def test_settings_can_be_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*FIT, "--print_config"])
+    assert stop.value.code == 0
+    assert "class_path: mapex_lightning.train.pretrain.Pretrain" in capsys.readouterr().out
+    assert not (folder / "runs").exists()
+
+
+def test_a_trusted_package_may_be_named(folder: Path) -> None:
+    with pytest.raises(MapexError, match="--trust needs the name of a package"):
+        cli.build("fit", [*FIT[1:], "--trust"])

@@ -1,0 +1,80 @@
+"""Every config that ships runs; the largest encoders are only counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mapex_lightning.__main__ import main
+from mapex_lightning.checkpoint import save
+from mapex_lightning.cli import packaged_configs
+from mapex_lightning.modality import modalities
+from mapex_lightning.model.config import PRESETS, preset
+from mapex_lightning.model.encoder import Encoder
+
+LIMITS = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+LIMITS += ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--data.batch_size", "2"]
+LIMITS += ["--trainer.enable_model_summary", "false", "--trainer.num_sanity_val_steps", "0"]
+
+RUNS = {
+    "pretrain": ["--config", "pretrain.yaml"],
+    "synthetic": ["--config", "synthetic.yaml"],
+    "segment": ["--config", "segment.yaml"],
+    "nano": ["--config", "pretrain.yaml", "--config", "nano.yaml"],
+    "tiny": ["--config", "pretrain.yaml", "--config", "tiny.yaml"],
+    "small": ["--config", "pretrain.yaml", "--config", "small.yaml"],
+}
+"""Configs that need nothing but the embedded scenes, as lists of words."""
+
+REAL = {
+    "real": ["--config", "pretrain.yaml", "--config", "real.yaml", "--data.draws", "4"],
+    "eurosat": ["--config", "eurosat.yaml"],
+    "bigearthnet": ["--config", "bigearthnet.yaml"],
+}
+"""Configs that need real tiles."""
+
+ELSEWHERE = {"ddp", "base", "large"}
+"""Run by tests/train/test_ddp.py; too large to train in a test, see below."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a pruned checkpoint to fine-tune."""
+    monkeypatch.chdir(tmp_path)
+    save(Encoder(preset("nano", modalities(["s1", "s2"]))), tmp_path / "runs" / "earlier" / "pruned.ckpt")
+    return tmp_path
+
+
+def test_every_config_is_run_somewhere() -> None:
+    assert {file.stem for file in packaged_configs().glob("*.yaml")} == {*RUNS, *REAL, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS)
+def test_a_config_runs_on_embedded_scenes(words: list[str], folder: Path) -> None:
+    assert main(["fit", *words, *LIMITS]) == 0
+
+
+@pytest.mark.parametrize("words", REAL.values(), ids=REAL)
+def test_a_config_runs_on_real_tiles(words: list[str], folder: Path, shared_data: Callable[[str], Path]) -> None:
+    root = shared_data("eurosat-ms").parent
+    ben = "{class_path: BigEarthNet, init_args: {root: %s}}" % (shared_data("bigearthnet-configilm") / "BENv2")
+    rest = ["--data.root", str(root)]
+    if "bigearthnet.yaml" in words:
+        rest += ["--data.sets", f"[{ben}]"]
+    if "real.yaml" in words:
+        eurosat = [f"{{class_path: EuroSAT, init_args: {{require: [{name}]}}}}" for name in ("s2", "rgb")]
+        rest += ["--data.sets", f"[{', '.join([ben, *eurosat])}]"]
+    assert main(["fit", *words, *rest, *LIMITS]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("nano", 3.2), ("tiny", 14.5), ("small", 57.1), ("base", 227.0), ("large", 809.0)]
+)
+def test_presets_have_the_size_of_a_vit_with_mixtures(name: str, millions: float) -> None:
+    assert set(PRESETS) == {"nano", "tiny", "small", "base", "large"}
+    with torch.device("meta"):
+        encoder = Encoder(preset(name, modalities(["s1", "s2", "rgb"])))
+    assert sum(weight.numel() for weight in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
