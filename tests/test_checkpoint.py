@@ -24,7 +24,6 @@ from mapex_lightning.checkpoint import (
     write,
 )
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
 from mapex_lightning.model.encoder import Encoder
 from tests.builders import checkpoint_of, config_of, encoder_of, observe, tiles_of
 
@@ -210,51 +209,6 @@ def test_refused_weights_leave_the_module_as_it_was() -> None:
     with pytest.raises(MapexError, match=r"norm\.weight"):
         load_weights(encoder, found, "memory")
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("disk full"), KeyboardInterrupt(), KeyError("x")])
-def test_a_writer_that_fails_midway_leaves_the_old_file_whole_and_nothing_else(
-    file: Path, error: BaseException
-) -> None:
-    before = file.read_bytes()
-
-    def fail(beside: Path) -> None:
-        beside.write_bytes(b"half")
-        raise error
-
-    with pytest.raises((MapexError, KeyboardInterrupt, KeyError)):
-        write_whole(file, fail)
-    assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_a_full_disk_is_a_sentence_that_says_the_old_file_is_untouched(file: Path) -> None:
-    def fail(beside: Path) -> None:
-        raise OSError("No space left on device")
-
-    with pytest.raises(MapexError, match=r"No space left.*untouched"):
-        write_whole(file, fail)
-
-
-def test_the_old_file_is_there_until_the_new_one_is_whole(file: Path) -> None:
-    before = file.read_bytes()
-    seen: list[bytes] = []
-
-    def watch(beside: Path) -> None:
-        beside.write_bytes(b"new")
-        seen.append(file.read_bytes())
-
-    write_whole(file, watch)
-    assert seen == [before]
-    assert file.read_bytes() == b"new"
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_who_reads_the_old_file_reads_it_to_its_end(file: Path) -> None:
-    before = file.read_bytes()
-    with file.open("rb") as reader:
-        write_whole(file, lambda beside: beside.write_bytes(b"new"))
-        assert reader.read() == before
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:

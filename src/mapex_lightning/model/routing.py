@@ -99,7 +99,8 @@ def specialisation(counts: Tensor) -> dict[str, Tensor]:
     """How far experts belong to modalities, from how often each modality used each expert.
 
     Args:
-        counts: (M, E), such as the first row of a census. Modalities without tokens do not count.
+        counts: (M, E), such as the first row of a census without its last column. Modalities without tokens do not
+            count.
 
     Returns:
         ``nmi``: mutual information of modality and expert under a uniform prior, over the entropy of the modality, so

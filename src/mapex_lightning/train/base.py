@@ -107,7 +107,7 @@ class MapexModule(LightningModule, ABC):
         self._observing.close()
         for block, mixture in self.encoder.mixtures.items():
             mixture.census.copy_(self.trainer.strategy.reduce(mixture.census, reduce_op="sum"))
-            self.routing[block] = specialisation(mixture.census[0])
+            self.routing[block] = specialisation(mixture.census[0, :, :-1])
 
     def note(self, figures: dict[str, Tensor | float], batch_size: int) -> None:
         """Logs figures of one training step, at the Trainer's interval only: each call costs."""

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, final
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mapex_lightning.checkpoint import Description
+from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
@@ -60,8 +62,8 @@ def reconstruct(
     """
     config = encoder.config
     tokens = encoder.patchify(tiles)
-    none = torch.zeros_like(next(iter(tiles.present.values())))
-    present = torch.stack([tiles.present.get(name, none) for name in config.names], dim=1)
+    # A sensor whose pixels are all nodata has no token and cannot be a view.
+    present = torch.stack([tokens.only(m).present.any(1) for m in range(len(config.names))], dim=1)
     visible = draw_visible(tokens, draw_view(present, generator), visible_share, generator)
     order, parts = [], []
     assignments: dict[int, list[Assignment]] = {block: [] for block in config.mixtures}
@@ -71,8 +73,14 @@ def reconstruct(
         parts.append(prediction)
         for block, assignment in chosen.items():
             assignments[block].append(assignment)
-    back = torch.cat(order).argsort()
-    predictions = {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+    if not parts:
+        raise MapexError("A whole batch of tiles has no valid pixel; check nodata, unit and data.modalities.")
+    rows = torch.cat(order)  # a tile of nodata alone is in no bucket: its prediction stays zero and never counts
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    predictions = {
+        name: values.new_zeros(tiles.batch_size, *values.shape[1:]).index_copy(0, rows, values)
+        for name, values in found.items()
+    }
     targets = {n: make_target(tiles.images[n], config.modality(n), config.patch) for n in predictions}
     hidden = (tokens.present & ~visible).split([p.shape[1] for p in predictions.values()], dim=1)
     return Reconstruction(
@@ -198,4 +206,7 @@ class Pretrain(MapexModule):
             return
         if self.trainer.global_step >= self.seal * self.trainer.estimated_stepping_batches:
             census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
-            self.encoder.seal(sets(self.encoder.config, census, COVERAGE))
+            try:
+                self.encoder.seal(sets(self.encoder.config, census, COVERAGE))
+            except MapexError as error:  # days of training must not end for a sensor without validation tiles
+                rank_zero_warn(f"The experts are not sealed: {error}")

@@ -1,0 +1,63 @@
+"""A file is whole at every moment: the old one or the new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mapex_lightning.errors import MapexError
+from mapex_lightning.files import write_whole
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file that was there before."""
+    path = tmp_path / "old.bin"
+    path.write_bytes(b"old")
+    return path
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("disk full"), KeyboardInterrupt(), KeyError("x")])
+def test_a_writer_that_fails_midway_leaves_the_old_file_whole_and_nothing_else(
+    file: Path, error: BaseException
+) -> None:
+    before = file.read_bytes()
+
+    def fail(beside: Path) -> None:
+        beside.write_bytes(b"half")
+        raise error
+
+    with pytest.raises((MapexError, KeyboardInterrupt, KeyError)):
+        write_whole(file, fail)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_full_disk_is_a_sentence_that_says_the_old_file_is_untouched(file: Path) -> None:
+    def fail(beside: Path) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.raises(MapexError, match=r"No space left.*untouched"):
+        write_whole(file, fail)
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(file: Path) -> None:
+    before = file.read_bytes()
+    seen: list[bytes] = []
+
+    def watch(beside: Path) -> None:
+        beside.write_bytes(b"new")
+        seen.append(file.read_bytes())
+
+    write_whole(file, watch)
+    assert seen == [before]
+    assert file.read_bytes() == b"new"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_who_reads_the_old_file_reads_it_to_its_end(file: Path) -> None:
+    before = file.read_bytes()
+    with file.open("rb") as reader:
+        write_whole(file, lambda beside: beside.write_bytes(b"new"))
+        assert reader.read() == before
