@@ -177,7 +177,14 @@ class Study:
         name = f"{sensor}-{'few' if few else 'all'}-{path.stem}-{'pre' if pretrained else 'random'}-seed{self.seed}"
         words = ["--config", "eurosat.yaml", "--data.root", str(self.data), "--data.modalities", f"[{sensor}]"]
         words += ["--run", name, "--data.seed", str(self.seed), "--seed_everything", str(self.seed)]
-        fit = ["--model.encoder", str(path), "--model.pretrained", str(pretrained).lower()]
+        fit = [
+            "--model.encoder",
+            str(path),
+            "--model.pretrained",
+            str(pretrained).lower(),
+            "--model.seed",
+            str(self.seed),
+        ]
         fit += ["--trainer.max_epochs", str(EPOCHS[sensor, few]), "--trainer.limit_val_batches", "2"]
         fit += ["--data.shots", str(SHOTS), "--data.batch_size", "20"] if few else []
         cli.run("fit", words + fit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, final
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -15,7 +16,7 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.model.heads import Classifier, Segmenter
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
+from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
 from mapex_lightning.train.metrics import figures_of, loss_of, probabilities
 from mapex_lightning.train.optim import Optimiser
 
@@ -49,7 +50,7 @@ class FineTune(MapexModule):
         train: Literal["full", "linear"] = "full",
         pretrained: bool = True,
         drop_path: float = 0.0,
-        optimiser: Optimiser = Optimiser(lr=2e-3, layer_decay=0.9),
+        optimiser: Optimiser = Optimiser(lr=1e-3, layer_decay=0.9),
         seed: int = 0,
     ) -> None:
         if task is None or not classes:
@@ -61,11 +62,14 @@ class FineTune(MapexModule):
         self.task: Task = task
         self.classes = tuple(classes)
         self.linear = train == "linear"
-        self.head: nn.Module = (
-            Segmenter(built.config.width, len(classes), built.config.patch)
-            if task == "segmentation"
-            else Classifier(built.config.width, len(classes))
-        )
+        # Of a seed of its own, so that a pruned encoder starts from the very head that the full one starts from.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold(seed, "head"))
+            self.head: nn.Module = (
+                Segmenter(built.config.width, len(classes), built.config.patch)
+                if task == "segmentation"
+                else Classifier(built.config.width, len(classes))
+            )
         if found.head is not None and pretrained:
             self._take_head(encoder)
         self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])

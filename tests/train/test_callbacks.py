@@ -1,0 +1,176 @@
+"""What a run keeps is whole, and says what happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+
+from mapex_lightning.checkpoint import KEY, Description
+from mapex_lightning.data import raster
+from mapex_lightning.data.module import TileData
+from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.errors import MapexError
+from mapex_lightning.model.routing import specialisation
+from mapex_lightning.train.callbacks import (
+    Pictures,
+    PlainProgress,
+    Predictions,
+    Throughput,
+    WholeCheckpointIO,
+    append_routing,
+    write_results,
+)
+from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.pretrain import Pretrain
+from tests.builders import config_of
+
+CLASSES = ("forest", "meadow", "water")
+
+
+class Unsafe:
+    """Anything but plain weights."""
+
+
+def tiles_in() -> TileData:
+    """Two training steps and a validation batch."""
+    source = Synthetic(train=8, val=4, test=2, size=16, missing=0)
+    return TileData([source], ["s1", "s2"], size=16, batch_size=4)
+
+
+def trainer_of(*callbacks: Callback, **settings: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **{"max_epochs": 1, **settings},
+    )
+
+
+def checkpoint(value: Any) -> dict[str, Any]:
+    plain = Description("pretrain", config_of(), ("made by a test",)).plain()
+    return {KEY: plain, "state_dict": {}, "epoch": value}
+
+
+def lines(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    keeper = WholeCheckpointIO()
+    keeper.save_checkpoint(checkpoint(3), tmp_path / "last.ckpt")
+    assert keeper.load_checkpoint(tmp_path / "last.ckpt") == checkpoint(3)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_with_anything_but_plain_types_is_not_read_even_if_asked_for(tmp_path: Path) -> None:
+    torch.save(checkpoint(Unsafe()), tmp_path / "bad.ckpt")
+    with pytest.raises(MapexError, match="is refused: it is not a checkpoint of plain weights"):
+        WholeCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    keeper, path = WholeCheckpointIO(), tmp_path / "last.ckpt"
+    keeper.save_checkpoint(checkpoint(1), path)
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        keeper.save_checkpoint(checkpoint([torch.zeros(1000), lambda: None]), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_trainer_saves_whole_checkpoints_and_resumes_from_them(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    trainer = trainer_of(plugins=[WholeCheckpointIO()])
+    trainer.fit(Pretrain("nano", ["s1", "s2"], seal=None), datamodule=tiles_in())
+    trainer.save_checkpoint(path)
+    later = trainer_of(plugins=[WholeCheckpointIO()], max_epochs=2)
+    later.fit(Pretrain("nano", ["s1", "s2"], seal=None), datamodule=tiles_in(), ckpt_path=path, weights_only=True)
+    assert (trainer.global_step, later.global_step) == (2, 4)
+
+
+def test_routing_is_a_line_per_block_and_time_under_one_header(tmp_path: Path) -> None:
+    module, path = Pretrain("nano", ["s1", "s2"]), tmp_path / "new" / "routing.csv"
+    apart = torch.tensor([[4.0, 0, 0, 0, 0, 0], [0, 2.0, 2.0, 0, 0, 0]])
+    module.routing = {block: specialisation(apart) for block in module.encoder.mixtures}
+    append_routing(path, module, "start")
+    append_routing(path, module, "epoch001")
+    header, *rows = lines(path)
+    assert header == ["when", "block", "nmi", "dead", "effective_s1", "effective_s2"]
+    wanted = ["1.0000", "3", "1.000", "2.000"]
+    assert rows == [[when, block, *wanted] for when in ("start", "epoch001") for block in ("0", "2", "4")]
+
+
+def test_pictures_and_routing_are_kept_after_validation(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path / "pictures", count=2)
+    trainer_of(pictures).fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
+    found = {file.name: np.asarray(Image.open(file)) for file in (tmp_path / "pictures").iterdir()}
+    assert set(found) == {"experts-epoch001.png", "reconstruction-epoch001.png"}
+    assert found["reconstruction-epoch001.png"].shape == (18 + 2 * 100, 4 + 6 * 100, 3)
+    assert [row[:2] for row in lines(tmp_path / "routing.csv")[1:]] == [["epoch001", b] for b in ("0", "2", "4")]
+
+
+def tuned(task: Any) -> FineTune:
+    return FineTune("nano", task, CLASSES, ["s1", "s2"])
+
+
+def test_several_labels_of_a_tile_are_joined(tmp_path: Path) -> None:
+    found: list[tuple[tuple[str, ...], torch.Tensor]]
+    found = [(("a", "b"), torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.25, 0.125]]))]
+    found += [(("c",), torch.tensor([[0.0, 1.0, 0.0]]))]
+    Predictions(tmp_path / "out").write_on_epoch_end(trainer_of(), tuned("multilabel"), found, [])
+    assert lines(tmp_path / "out" / "predictions.csv") == [
+        ["tile", "label", *CLASSES],
+        ["a", "forest;water", "0.90000", "0.10000", "0.50000"],
+        ["b", "", "0.20000", "0.25000", "0.12500"],
+        ["c", "meadow", "0.00000", "1.00000", "0.00000"],
+    ]
+
+
+def test_the_one_class_of_a_tile_is_its_likeliest(tmp_path: Path) -> None:
+    found = [(("a", "b"), torch.tensor([[0.25, 0.375, 0.375 - 1e-3], [0.25, 0.25, 0.5]]))]
+    Predictions(tmp_path).write_on_epoch_end(trainer_of(), tuned("multiclass"), found, [])
+    assert [row[:2] for row in lines(tmp_path / "predictions.csv")[1:]] == [["a", "meadow"], ["b", "water"]]
+
+
+def test_a_segmentation_is_a_raster_of_the_likeliest_class_per_tile(tmp_path: Path) -> None:
+    source = Synthetic(task="segmentation", train=4, val=4, test=2, size=16, missing=0)
+    data = TileData([source], ["s1", "s2"], size=16, batch_size=2)
+    model = FineTune("nano", data.task, data.classes, ["s1", "s2"])
+    found = trainer_of(Predictions(tmp_path)).predict(model, datamodule=data)
+    assert found is not None
+    names, probability = found[0]
+    assert {file.name for file in tmp_path.iterdir()} == {f"{name}.tif" for name in names}
+    for name, likely in zip(names, probability.argmax(1).numpy(), strict=True):
+        assert np.array_equal(raster.read_mask(tmp_path / f"{name}.tif"), likely)
+
+
+def test_results_are_plain_numbers(tmp_path: Path) -> None:
+    write_results(tmp_path / "test.json", {"ckpt": "last.ckpt", "loss": torch.tensor(0.5), "share": np.float32(0.25)})
+    assert json.loads((tmp_path / "test.json").read_text()) == {"ckpt": "last.ckpt", "loss": 0.5, "share": 0.25}
+
+
+def test_throughput_is_measured_even_in_an_epoch_shorter_than_the_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    throughput = Throughput()
+    progress = PlainProgress(throughput, seconds=0.0)
+    trainer_of(throughput, progress, log_every_n_steps=50).fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
+    assert 0 < throughput.latest < 1e6
+    printed = capsys.readouterr().out
+    assert "epoch 1/1  step 1/2  loss " in printed
+    assert f"{throughput.latest:.0f} tiles/s" in printed
+    assert "val/loss " in printed

@@ -1,0 +1,226 @@
+"""A task on an encoder: what is trained, what is taken along, and figures that can be recomputed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mapex_lightning.checkpoint import describe, load, read, save
+from mapex_lightning.data.module import TileData
+from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.tileset import Task
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality, modalities
+from mapex_lightning.model.config import preset
+from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.tiles import Tiles
+from mapex_lightning.train.finetune import FineTune, labelled
+
+SENSORS: list[str | Modality] = ["s1", "s2"]
+
+
+def source_of(task: Task = "multiclass") -> Synthetic:
+    return Synthetic(task=task, train=4, val=4, test=8, size=16, missing=0.2)
+
+
+def tiles_in(task: Task = "multiclass") -> TileData:
+    """Four tiles to train on, in one step, and two batches of unequal size to test on."""
+    return TileData([source_of(task)], SENSORS, size=16, batch_size=4, augment=False)
+
+
+def model_of(encoder: str = "nano", task: Task = "multiclass", **settings: Any) -> FineTune:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FineTune(encoder, task, source_of(task).classes, SENSORS, **settings)
+
+
+def trainer_of(**settings: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **{"limit_val_batches": 0, **settings},
+    )
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> str:
+    """A checkpoint of an encoder that reads one sensor more than the data has."""
+    path = tmp_path / "encoder.ckpt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        save(Encoder(preset("nano", modalities(["s1", "s2", "dem"]))), path)
+    return str(path)
+
+
+@pytest.fixture
+def finetuned(tmp_path: Path) -> str:
+    """A checkpoint of a model that was trained for one step."""
+    trainer, path = trainer_of(max_epochs=1), tmp_path / "finetuned.ckpt"
+    trainer.fit(model_of(), datamodule=tiles_in())
+    trainer.save_checkpoint(path)
+    return str(path)
+
+
+def state(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_a_linear_probe_moves_the_head_and_not_one_bit_of_the_encoder(pretrained: str) -> None:
+    model = model_of(pretrained, train="linear")
+    head, encoder = state(model.head), state(load(pretrained))
+    trainer_of(max_epochs=2).fit(model, datamodule=tiles_in())
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, encoder[name]), name
+    for name, weight in model.head.named_parameters():
+        assert not torch.equal(weight, head[name]), name
+
+
+def test_the_encoder_of_a_linear_probe_stays_in_evaluation_mode() -> None:
+    probe, whole = model_of(train="linear", drop_path=0.5).train(), model_of(drop_path=0.5).train()
+    assert not any(module.training for module in probe.encoder.modules())
+    assert probe.head.training
+    assert all(module.training for module in whole.encoder.modules())
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_only_embeddings_of_sensors_without_data_are_frozen_and_all_else_gets_a_gradient(
+    pretrained: str, task: Task
+) -> None:
+    model = model_of(pretrained, task)
+    trainer_of(max_epochs=1).fit(model, datamodule=tiles_in(task))
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert frozen == {
+        f"encoder.patchify.{part}.dem.{kind}" for part in ("embed", "norm") for kind in ("weight", "bias")
+    }
+    assert {name for name, weight in model.named_parameters() if weight.grad is None} == frozen
+    for name, weight in model.named_parameters():
+        assert weight.isfinite().all(), name
+
+
+def test_the_head_starts_alike_whatever_the_encoder_and_the_random_state(pretrained: str) -> None:
+    one = FineTune("nano", "multiclass", ["land", "water"], SENSORS)
+    other = FineTune(pretrained, "multiclass", ["land", "water"], SENSORS)
+    for name, value in one.head.state_dict().items():
+        assert torch.equal(other.head.state_dict()[name], value), name
+    third = FineTune("nano", "multiclass", ["land", "water"], SENSORS, seed=1)
+    assert isinstance(third.head.get_parameter("linear.weight"), Tensor)
+    assert not torch.equal(third.head.get_parameter("linear.weight"), one.head.get_parameter("linear.weight"))
+
+
+def test_a_fine_tuned_checkpoint_brings_its_head_and_its_history_along(finetuned: str) -> None:
+    stored, model = read(finetuned)["state_dict"], model_of(finetuned)
+    for name, value in model.state_dict().items():
+        if not name.startswith(("val_", "test_")):
+            assert torch.equal(value, stored[name]), name
+    assert not torch.equal(model.head.get_parameter("linear.weight"), model_of().head.get_parameter("linear.weight"))
+    assert model.lineage == ("fit: multiclass of 10 classes, all trained, 1 steps",)
+    assert describe(read(finetuned)).head == {"task": "multiclass", "classes": list(source_of().classes)}
+
+
+def test_the_control_of_a_fine_tuned_checkpoint_draws_a_head_of_its_own(finetuned: str) -> None:
+    control = model_of(finetuned, pretrained=False)
+    assert torch.equal(control.head.get_parameter("linear.weight"), model_of().head.get_parameter("linear.weight"))
+
+
+@pytest.mark.parametrize(("task", "classes"), [("multilabel", source_of().classes), ("multiclass", ("a", "b"))])
+def test_a_head_of_another_task_or_other_classes_is_refused(
+    finetuned: str, task: Task, classes: tuple[str, ...]
+) -> None:
+    with pytest.raises(MapexError, match="was fine-tuned for multiclass of 10 classes"):
+        FineTune(finetuned, task, classes, SENSORS)
+
+
+def test_a_batch_without_labels_gets_a_sentence() -> None:
+    with pytest.raises(MapexError, match="no labels in common"):
+        labelled(Tiles.of(s1=torch.zeros(1, 2, 16, 16)))
+
+
+def test_data_sets_whose_labels_differ_get_a_sentence() -> None:
+    data = TileData([source_of("multiclass"), source_of("multilabel")], SENSORS, size=16, batch_size=4)
+    with pytest.raises(MapexError, match="share no task and classes"):
+        FineTune("nano", data.task, data.classes, SENSORS)
+    with pytest.raises(MapexError, match="no labels in common"):
+        trainer_of(max_epochs=1).fit(model_of(), datamodule=data)
+
+
+def test_a_sensor_that_the_encoder_does_not_read_gets_a_sentence(pretrained: str) -> None:
+    with pytest.raises(MapexError, match="The encoder does not read rgb; it reads s1, s2, dem"):
+        FineTune(pretrained, "multiclass", ["land", "water"], ["s1", "rgb"])
+
+
+def predicted(model: FineTune, trainer: pl.Trainer, data: TileData) -> tuple[list[str], Tensor]:
+    """Names and probabilities of all tiles."""
+    batches = trainer.predict(model, datamodule=data)
+    assert batches is not None
+    names, parts = [], []
+    for batch in batches:
+        found, probability = batch
+        names += found
+        parts.append(probability)
+    return names, torch.cat(parts)
+
+
+def labels_of(data: TileData, names: list[str]) -> Tensor:
+    return torch.from_numpy(np.stack([np.asarray(data.sets[0].label(name)) for name in names]))
+
+
+def test_accuracy_and_loss_of_a_test_are_those_worked_out_from_predictions() -> None:
+    data, trainer, model = tiles_in(), trainer_of(), model_of()
+    figures = trainer.test(model, datamodule=data, verbose=False)[0]
+    names, probability = predicted(model, trainer, data)
+    label = labels_of(data, names)
+    assert len(names) == 7
+    assert figures["test/accuracy"] == pytest.approx(float((probability.argmax(1) == label).double().mean()))
+    right = probability.gather(1, label[:, None])
+    assert figures["test/loss"] == pytest.approx(float(-right.log().mean()), rel=1e-5)
+
+
+def test_the_f1_of_a_test_is_that_worked_out_from_predictions() -> None:
+    data, trainer, model = tiles_in("multilabel"), trainer_of(), model_of(task="multilabel")
+    figures = trainer.test(model, datamodule=data, verbose=False)[0]
+    names, probability = predicted(model, trainer, data)
+    guess, label = probability >= 0.5, labels_of(data, names) > 0
+    hits = int((guess & label).sum())
+    assert hits > 0
+    assert figures["test/f1"] == pytest.approx(2 * hits / int(guess.sum() + label.sum()))
+    assert 0 < figures["test/map"] <= 1
+
+
+def test_accuracy_and_miou_of_a_segmentation_are_those_worked_out_from_predictions() -> None:
+    data, trainer, model = tiles_in("segmentation"), trainer_of(), model_of(task="segmentation")
+    figures = trainer.test(model, datamodule=data, verbose=False)[0]
+    names, probability = predicted(model, trainer, data)
+    guess, label = probability.argmax(1), labels_of(data, names)
+    assert guess.shape == label.shape == (7, 16, 16)
+    assert figures["test/accuracy"] == pytest.approx(float((guess == label).double().mean()))
+    shares = [
+        float(((guess == c) & (label == c)).sum() / ((guess == c) | (label == c)).sum())
+        for c in range(10)
+        if bool(((guess == c) | (label == c)).any())
+    ]
+    assert figures["test/miou"] == pytest.approx(sum(shares) / len(shares), rel=1e-5)
+
+
+def test_figures_of_two_tests_do_not_add_up() -> None:
+    data, trainer, model = tiles_in(), trainer_of(), model_of()
+    first = trainer.test(model, datamodule=data, verbose=False)
+    assert trainer.test(model, datamodule=data, verbose=False) == first
+
+
+@pytest.mark.parametrize(("task", "monitor"), [("multiclass", "val/accuracy"), ("segmentation", "val/miou")])
+def test_the_best_model_is_chosen_by_a_figure_that_validation_logs(task: Task, monitor: str) -> None:
+    model = model_of(task=task)
+    trainer = trainer_of(limit_val_batches=None)
+    figures = trainer.validate(model, datamodule=tiles_in(task), verbose=False)[0]
+    assert model.monitor == monitor
+    assert monitor in figures

@@ -1,0 +1,124 @@
+"""Losses and figures against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from mapex_lightning.data.tileset import Task
+from mapex_lightning.tiles import IGNORED
+from mapex_lightning.train.metrics import MeanIoU, figures_of, loss_of, probabilities
+
+LABEL = torch.tensor([[[0, 0, 0, 1]]])
+GUESS = torch.tensor([[[0, 0, 1, 1]]])
+"""Class 0: 2 of a union of 3; class 1: 1 of a union of 2; class 2 occurs nowhere."""
+
+
+def test_mean_iou_is_the_mean_over_classes_of_hits_per_union() -> None:
+    metric = MeanIoU(2)
+    metric.update(GUESS, LABEL)
+    assert float(metric.compute()) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_a_class_that_occurs_nowhere_does_not_count() -> None:
+    ours, theirs = MeanIoU(3), MulticlassJaccardIndex(3, average="none")
+    ours.update(GUESS, LABEL)
+    theirs.update(GUESS, LABEL)
+    per_class = theirs.compute()
+    assert per_class[2] == 0
+    assert float(ours.compute()) == pytest.approx(float(per_class[:2].mean()))
+    assert float(ours.compute()) > float(per_class.mean())
+
+
+def test_a_class_that_is_only_guessed_counts_as_zero() -> None:
+    metric = MeanIoU(3)
+    metric.update(torch.tensor([[[0, 0, 2, 1]]]), LABEL)
+    assert float(metric.compute()) == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    metric = MeanIoU(2)
+    metric.update(GUESS, torch.tensor([[[0, 0, IGNORED, 1]]]))
+    assert float(metric.compute()) == 1
+
+
+def test_mean_iou_of_no_labelled_pixel_is_nan() -> None:
+    metric = MeanIoU(2)
+    metric.update(GUESS, torch.full_like(GUESS, IGNORED))
+    assert math.isnan(float(metric.compute()))
+
+
+def test_mean_iou_adds_pixels_up_over_batches() -> None:
+    whole, parts = MeanIoU(3), MeanIoU(3)
+    guess, label = torch.randint(3, (2, 4, 5, 5), generator=torch.Generator().manual_seed(0))
+    whole.update(guess, label)
+    for row in range(4):
+        parts.update(guess[row : row + 1], label[row : row + 1])
+    assert parts.compute() == whole.compute()
+
+
+@pytest.mark.parametrize(
+    ("task", "main", "names"),
+    [
+        ("multiclass", "accuracy", {"accuracy"}),
+        ("multilabel", "map", {"map", "f1"}),
+        ("segmentation", "miou", {"miou", "accuracy"}),
+    ],
+)
+def test_every_task_has_its_figures_and_one_that_counts_most(task: Task, main: str, names: set[str]) -> None:
+    figures = figures_of(task, 3)
+    assert figures.main == main
+    assert set(figures.metrics) == names
+    assert set(figures.collection("val/").keys()) == {f"val/{name}" for name in names}
+
+
+def test_collections_of_two_stages_do_not_share_their_counts() -> None:
+    figures = figures_of("multiclass", 2)
+    val, test = figures.collection("val/"), figures.collection("test/")
+    val.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    test.update(torch.tensor([0, 1]), torch.tensor([1, 0]))
+    assert val.compute() == {"val/accuracy": torch.tensor(1.0)}
+    assert test.compute() == {"test/accuracy": torch.tensor(0.0)}
+
+
+def test_a_mask_without_a_label_costs_nothing_and_teaches_nothing() -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = loss_of("segmentation", logits, torch.full((2, 4, 4), IGNORED))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_the_segmentation_loss_is_the_mean_over_labelled_pixels() -> None:
+    logits = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 1, 3)
+    loss = loss_of("segmentation", logits, torch.tensor([[[0, 1, IGNORED]]]))
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(2)) - 1)
+
+
+def test_the_multiclass_loss_is_minus_the_log_of_the_true_class() -> None:
+    logits = torch.tensor([[1.0, 3.0, 0.0]])
+    wanted = -math.log(math.exp(3) / (math.e + math.exp(3) + 1))
+    assert float(loss_of("multiclass", logits, torch.tensor([1]))) == pytest.approx(wanted)
+
+
+def test_the_multilabel_loss_is_the_mean_of_two_way_choices() -> None:
+    loss = loss_of("multilabel", torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+    assert float(loss) == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2)
+
+
+@pytest.mark.parametrize("task", [task for task in get_args(Task) if task != "multilabel"])
+def test_probabilities_of_one_class_sum_to_one(task: Task) -> None:
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(probabilities(task, logits).sum(1), torch.ones(2, 4, 4))
+
+
+def test_probabilities_of_several_labels_do_not_depend_on_each_other() -> None:
+    logits = torch.tensor([[0.0, 2.0, -1.0]])
+    other = torch.tensor([[0.0, 9.0, -1.0]])
+    torch.testing.assert_close(probabilities("multilabel", logits), 1 / (1 + torch.exp(-logits)))
+    torch.testing.assert_close(probabilities("multilabel", logits)[:, ::2], probabilities("multilabel", other)[:, ::2])

@@ -1,0 +1,128 @@
+"""One look at real tiles says which experts a sensor needs, and the result stands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from mapex_lightning.checkpoint import describe, load, read, save, write
+from mapex_lightning.data.module import TileData
+from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import modalities
+from mapex_lightning.model.config import preset
+from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.pruning import choose
+from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.prune import Prune
+from tests.builders import census_of
+
+
+def trainer_of() -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        max_epochs=1,
+        num_sanity_val_steps=0,
+    )
+
+
+def tiles_in(*sensors: str) -> TileData:
+    """Five tiles to look at, in two batches."""
+    source = Synthetic(train=4, val=5, test=0, size=16, missing=0.2)
+    return TileData([source], list(sensors), size=16, batch_size=4)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    """A checkpoint of an encoder whose census is empty."""
+    path = tmp_path / "encoder.ckpt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save(Encoder(preset("nano", modalities(["s1", "s2", "dem"]))), path)
+    return str(path)
+
+
+def pruned(path: str, *keep: str, coverage: float | None = None) -> Prune:
+    model = Prune(path, keep, coverage)
+    trainer_of().validate(model, datamodule=tiles_in("s1", "s2", "dem"), verbose=False)
+    return model
+
+
+def by_hand(path: str) -> Encoder:
+    """The same encoder after it saw the same tiles one by one."""
+    encoder, data = load(path), tiles_in("s1", "s2", "dem")
+    data.batch_size = 1
+    with encoder.observe(), torch.no_grad():
+        for tiles, _ in data.val_dataloader():
+            encoder(tiles)
+    return encoder
+
+
+def test_the_census_is_that_of_the_tiles_counted_by_hand(saved: str) -> None:
+    found, wanted = census_of(pruned(saved, "s2").encoder), census_of(by_hand(saved))
+    assert set(found) == {0, 2, 4}
+    for block, census in found.items():
+        assert census[0].any()
+        torch.testing.assert_close(census, wanted[block])
+
+
+def test_the_experts_kept_are_those_that_the_census_asks_for(saved: str) -> None:
+    found = pruned(saved, "s2", coverage=0.5).pruned
+    assert found is not None
+    encoder = by_hand(saved)
+    wanted = choose(encoder.config, census_of(encoder), ["s2"], 0.5)
+    assert found[1].experts == {block: wanted[block][0] for block in (0, 2, 4)}
+    assert all(len(kept) < 6 for kept in found[1].experts.values())
+
+
+def test_the_pruned_checkpoint_loads_with_its_sensors_and_tells_its_story(saved: str, tmp_path: Path) -> None:
+    found = pruned(saved, "s1", "s2").pruned
+    assert found is not None
+    write(found[0], tmp_path / "pruned.ckpt")
+    assert load(tmp_path / "pruned.ckpt").config.names == ("s1", "s2")
+    lineage = describe(read(tmp_path / "pruned.ckpt")).lineage
+    assert lineage[:2] == ("python", "census refreshed on tiles")
+    assert "--keep s1,s2" in lineage[2]
+
+
+def test_the_pruned_model_carries_the_refreshed_census_on(saved: str) -> None:
+    model = pruned(saved, "s2")
+    assert model.pruned is not None
+    for block, mixture in model.encoder.mixtures.items():
+        kept = model.pruned[0]["state_dict"][f"encoder.blocks.{block}.mixture.census"]
+        torch.testing.assert_close(kept.sum((1, 2)), mixture.census[:, 1].sum(1))
+
+
+def test_pruning_leaves_the_file_that_it_prunes_alone(saved: str) -> None:
+    before = Path(saved).read_bytes()
+    pruned(saved, "s2")
+    assert Path(saved).read_bytes() == before
+
+
+def test_a_kept_sensor_that_no_tile_has_gets_a_sentence(saved: str) -> None:
+    model = Prune(saved, ["dem"])
+    with pytest.raises(MapexError, match="has seen no token of dem"):
+        trainer_of().validate(model, datamodule=tiles_in("s1", "s2"), verbose=False)
+
+
+def test_a_head_is_kept_and_still_predicts(tmp_path: Path) -> None:
+    data, trainer = tiles_in("s1", "s2", "dem"), trainer_of()
+    tuned = FineTune("nano", "multiclass", data.classes, ["s1", "s2", "dem"])
+    trainer.fit(tuned, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "tuned.ckpt")
+    found = pruned(str(tmp_path / "tuned.ckpt"), "s2").pruned
+    assert found is not None
+    write(found[0], tmp_path / "pruned.ckpt")
+    model = FineTune(str(tmp_path / "pruned.ckpt"), "multiclass", data.classes, ["s2"])
+    for name, value in model.head.state_dict().items():
+        assert torch.equal(value, tuned.head.state_dict()[name]), name
+    figures = trainer_of().validate(model, datamodule=tiles_in("s2"), verbose=False)[0]
+    assert figures["val/loss"] > 0
