@@ -42,7 +42,7 @@ SENSORS = ("s2", "rgb")
 SHOTS = 10
 DRAWS = 5
 """Random prunings per seed."""
-EPOCHS = {("s2", True): 30, ("s2", False): 30, ("rgb", True): 30, ("rgb", False): 6}
+EPOCHS = {("s2", True): 30, ("s2", False): 30, ("rgb", True): 30, ("rgb", False): 3}
 """Of fine-tuning, by sensor and whether labels are few."""
 
 Results = dict[str, float]

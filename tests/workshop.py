@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
 
 from mapex_lightning.__main__ import main
 
@@ -23,3 +26,18 @@ def finetune(*words: str, config: str = "synthetic.yaml", task: str = "multiclas
     tiles = TILES.replace("missing: 0.2", f"missing: 0.2, task: {task}")
     assert main(["fit", "--config", config, "--data.sets", tiles, *SMALL, "--run", run, *words]) == 0
     return Path("runs") / run / "last.ckpt"
+
+
+def trainer_of(**settings: Any) -> pl.Trainer:
+    """A Trainer that writes and shows nothing."""
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "max_epochs": 1,
+    }
+    return pl.Trainer(**{**quiet, **settings})

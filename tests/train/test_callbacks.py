@@ -8,11 +8,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from mapex_lightning.checkpoint import KEY, Description
@@ -33,6 +31,7 @@ from mapex_lightning.train.callbacks import (
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
 from tests.builders import config_of
+from tests.workshop import trainer_of
 
 CLASSES = ("forest", "meadow", "water")
 
@@ -45,20 +44,6 @@ def tiles_in() -> TileData:
     """Two training steps and a validation batch."""
     source = Synthetic(train=8, val=4, test=2, size=16, missing=0)
     return TileData([source], ["s1", "s2"], size=16, batch_size=4)
-
-
-def trainer_of(*callbacks: Callback, **settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        callbacks=list(callbacks),
-        **{"max_epochs": 1, **settings},
-    )
 
 
 def checkpoint(value: Any) -> dict[str, Any]:
@@ -118,7 +103,7 @@ def test_routing_is_a_line_per_block_and_time_under_one_header(tmp_path: Path) -
 
 def test_pictures_and_routing_are_kept_after_validation(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path / "pictures", count=2)
-    trainer_of(pictures).fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
+    trainer_of(callbacks=[pictures]).fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
     found = {file.name: np.asarray(Image.open(file)) for file in (tmp_path / "pictures").iterdir()}
     assert set(found) == {"experts-epoch001.png", "reconstruction-epoch001.png"}
     assert found["reconstruction-epoch001.png"].shape == (18 + 2 * 100, 4 + 6 * 100, 3)
@@ -152,7 +137,7 @@ def test_a_segmentation_is_a_raster_of_the_likeliest_class_per_tile(tmp_path: Pa
     source = Synthetic(task="segmentation", train=4, val=4, test=2, size=16, missing=0)
     data = TileData([source], ["s1", "s2"], size=16, batch_size=2)
     model = FineTune("nano", data.task, data.classes, ["s1", "s2"])
-    found = trainer_of(Predictions(tmp_path)).predict(model, datamodule=data)
+    found = trainer_of(callbacks=[Predictions(tmp_path)]).predict(model, datamodule=data)
     assert found is not None
     names, probability = found[0]
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.tif" for name in names}
@@ -168,7 +153,9 @@ def test_results_are_plain_numbers(tmp_path: Path) -> None:
 def test_throughput_is_measured_even_in_an_epoch_shorter_than_the_interval(capsys: pytest.CaptureFixture[str]) -> None:
     throughput = Throughput()
     progress = PlainProgress(throughput, seconds=0.0)
-    trainer_of(throughput, progress, log_every_n_steps=50).fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
+    trainer_of(callbacks=[throughput, progress], log_every_n_steps=50).fit(
+        Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in()
+    )
     assert 0 < throughput.latest < 1e6
     printed = capsys.readouterr().out
     assert "epoch 1/1  step 1/2  loss " in printed

@@ -21,6 +21,7 @@ from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.finetune import FineTune, labelled
+from tests.workshop import trainer_of
 
 SENSORS: list[str | Modality] = ["s1", "s2"]
 
@@ -40,18 +41,6 @@ def model_of(encoder: str = "nano", task: Task = "multiclass", **settings: Any) 
         return FineTune(encoder, task, source_of(task).classes, SENSORS, **settings)
 
 
-def trainer_of(**settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **{"limit_val_batches": 0, **settings},
-    )
-
-
 @pytest.fixture
 def pretrained(tmp_path: Path) -> str:
     """A checkpoint of an encoder that reads one sensor more than the data has."""
@@ -65,7 +54,7 @@ def pretrained(tmp_path: Path) -> str:
 @pytest.fixture
 def finetuned(tmp_path: Path) -> str:
     """A checkpoint of a model that was trained for one step."""
-    trainer, path = trainer_of(max_epochs=1), tmp_path / "finetuned.ckpt"
+    trainer, path = trainer_of(limit_val_batches=0), tmp_path / "finetuned.ckpt"
     trainer.fit(model_of(), datamodule=tiles_in())
     trainer.save_checkpoint(path)
     return str(path)
@@ -78,7 +67,7 @@ def state(module: torch.nn.Module) -> dict[str, Tensor]:
 def test_a_linear_probe_moves_the_head_and_not_one_bit_of_the_encoder(pretrained: str) -> None:
     model = model_of(pretrained, train="linear")
     head, encoder = state(model.head), state(load(pretrained))
-    trainer_of(max_epochs=2).fit(model, datamodule=tiles_in())
+    trainer_of(limit_val_batches=0, max_epochs=2).fit(model, datamodule=tiles_in())
     for name, value in model.encoder.state_dict().items():
         assert torch.equal(value, encoder[name]), name
     for name, weight in model.head.named_parameters():
@@ -97,7 +86,7 @@ def test_only_embeddings_of_sensors_without_data_are_frozen_and_all_else_gets_a_
     pretrained: str, task: Task
 ) -> None:
     model = model_of(pretrained, task)
-    trainer_of(max_epochs=1).fit(model, datamodule=tiles_in(task))
+    trainer_of(limit_val_batches=0, max_epochs=1).fit(model, datamodule=tiles_in(task))
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen == {
         f"encoder.patchify.{part}.dem.{kind}" for part in ("embed", "norm") for kind in ("weight", "bias")
@@ -150,7 +139,7 @@ def test_data_sets_whose_labels_differ_get_a_sentence() -> None:
     with pytest.raises(MapexError, match="share no task and classes"):
         FineTune("nano", data.task, data.classes, SENSORS)
     with pytest.raises(MapexError, match="no labels in common"):
-        trainer_of(max_epochs=1).fit(model_of(), datamodule=data)
+        trainer_of(limit_val_batches=0, max_epochs=1).fit(model_of(), datamodule=data)
 
 
 def test_a_sensor_that_the_encoder_does_not_read_gets_a_sentence(pretrained: str) -> None:
@@ -220,7 +209,14 @@ def test_figures_of_two_tests_do_not_add_up() -> None:
 @pytest.mark.parametrize(("task", "monitor"), [("multiclass", "val/accuracy"), ("segmentation", "val/miou")])
 def test_the_best_model_is_chosen_by_a_figure_that_validation_logs(task: Task, monitor: str) -> None:
     model = model_of(task=task)
-    trainer = trainer_of(limit_val_batches=None)
+    trainer = trainer_of()
     figures = trainer.validate(model, datamodule=tiles_in(task), verbose=False)[0]
     assert model.monitor == monitor
     assert monitor in figures
+
+
+def test_one_tile_per_step_is_a_sentence() -> None:
+    model = FineTune("nano", "multiclass", ["a", "b"], ["s2"])
+    tiles = Tiles.of(s2=torch.full((1, 12, 16, 16), 900.0))
+    with pytest.raises(MapexError, match=r"two or more tiles per process and step.*data\.batch_size"):
+        model.training_step((tiles, torch.zeros(1, dtype=torch.int64)), 0)

@@ -115,7 +115,7 @@ def tiles() -> Tiles:
     source = Synthetic(train=0, val=3, test=0, size=16, missing=0)
     found = TileData([source], ["s1", "s2", "dem"], size=16).examples(3)
     found.present["s2"][1] = False
-    found.images["s2"][1] = 0
+    found.images["s2"][1] = torch.nan  # whatever lies there must not be shown
     return found
 
 

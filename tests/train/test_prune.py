@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -19,19 +18,7 @@ from mapex_lightning.pruning import choose
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.prune import Prune
 from tests.builders import census_of
-
-
-def trainer_of() -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        max_epochs=1,
-        num_sanity_val_steps=0,
-    )
+from tests.workshop import trainer_of
 
 
 def tiles_in(*sensors: str) -> TileData:

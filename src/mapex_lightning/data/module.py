@@ -84,10 +84,11 @@ class Cuts(Dataset[Tile]):
     def _cut(self, epoch: int, index: int) -> Tile:
         source, key = self.members[index]
         tile = source.read(key, self.offered[source])
-        if not self.augment:
-            return crop(tile, self.modalities, self.extent, None)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        return dihedral(crop(tile, self.modalities, self.extent, rng), rng)
+        rng = np.random.default_rng((self.seed, epoch, index)) if self.augment else None
+        cut = crop(tile, self.modalities, self.extent, rng)
+        if not any(np.isfinite(image).any() for image in cut.images.values()):
+            raise MapexError(f"Tile {key} has no valid pixel in the crop; leave it out of the data set.")
+        return cut if rng is None else dihedral(cut, rng)
 
 
 class TileData(LightningDataModule):

@@ -125,6 +125,11 @@ class FineTune(MapexModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The task's loss."""
         tiles, target = labelled(batch)
+        if tiles.batch_size == 1 and self.task != "segmentation":
+            raise MapexError(
+                "The classifier standardises features over a batch and needs two or more tiles per process and step; "
+                "raise data.batch_size, or train on more tiles or fewer devices."
+            )
         loss = loss_of(self.task, self(tiles), target)
         self.note({"train/loss": loss}, tiles.batch_size)
         return loss
