@@ -144,6 +144,28 @@ def test_a_library_user_gets_features_in_five_lines(journey: Path) -> None:
     assert set(encoder.pooled_by_modality(tiles)) == {"s1", "s2"}
 
 
+def test_validating_a_pre_training_run_gives_the_loss_it_ended_with(
+    journey: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(journey)
+    assert main(["validate", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]) == 0
+    found = json.loads((journey / "runs/pretrain/validate.json").read_text())
+    with (journey / "runs/pretrain/csv/metrics.csv").open() as file:
+        losses = [row["val/loss"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert found["val/loss"] == pytest.approx(float(losses[-1]), rel=1e-5)
+
+
+def test_logs_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {path.name for path in pretrain("--trainer.logger", "false").parent.iterdir()} == {
+        "best.ckpt",
+        "config.yaml",
+        "last.ckpt",
+        "pictures",
+        "routing.csv",
+    }
+
+
 def test_a_run_is_resumed_where_it_stopped(journey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     longer = pretrain("--ckpt", str(journey / "runs/pretrain/last.ckpt"), "--trainer.max_epochs", "2")

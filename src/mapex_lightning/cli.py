@@ -178,7 +178,10 @@ class MapexCLI(LightningCLI):
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
         fitting = self.command == "fit"
         settings["default_root_dir"] = str(self.folder)
-        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(fitting)]
+        settings["callbacks"] = [
+            *(settings["callbacks"] or []),
+            *self._callbacks(fitting, settings["logger"] is not False),
+        ]
         settings["plugins"] = [*_listed(settings["plugins"]), WholeCheckpointIO()]
         settings["use_distributed_sampler"] = False  # data.sampler shares tiles out over the ranks
         settings["enable_checkpointing"] = fitting
@@ -193,7 +196,7 @@ class MapexCLI(LightningCLI):
             CSVLogger(self.folder, name="", version="csv"),
         ]
 
-    def _callbacks(self, fitting: bool) -> list[Callback]:
+    def _callbacks(self, fitting: bool, logged: bool) -> list[Callback]:
         if not fitting:
             return [Predictions(self.folder / "predictions")] if self.command == "predict" else []
         throughput = Throughput()
@@ -206,7 +209,8 @@ class MapexCLI(LightningCLI):
             enable_version_counter=False,
         )
         progress = RichProgressBar() if sys.stdout.isatty() else PlainProgress(throughput)
-        return [throughput, progress, Pictures(self.folder / "pictures"), LearningRateMonitor("step"), checkpoints]
+        rates = [LearningRateMonitor("step")] if logged else []
+        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, checkpoints]
 
     def save_settings(self) -> None:
         """Writes all settings of the run as ``config.yaml``."""

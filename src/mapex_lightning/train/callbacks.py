@@ -99,6 +99,7 @@ class PlainProgress(Callback):
             return
         self.printed = time.monotonic()
         rate = f"  {self.throughput.latest:.0f} tiles/s" if self.throughput.latest else ""
+        loss = trainer.callback_metrics.get("train/loss", loss)  # without auxiliary losses, where it is logged
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
             f"step {trainer.global_step}/{trainer.estimated_stepping_batches:.0f}  loss {float(loss):.4f}{rate}",

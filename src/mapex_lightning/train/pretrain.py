@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from mapex_lightning.checkpoint import Description
+from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import RouterMode
@@ -25,6 +25,7 @@ from mapex_lightning.model.routing import Auxiliary, auxiliary_losses, total
 from mapex_lightning.model.target import Error, Target, make_target, masked_error, mean_over_modalities
 from mapex_lightning.model.tokens import Tokens
 from mapex_lightning.pruning import COVERAGE, sets
+from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
 from mapex_lightning.train.optim import Optimiser
@@ -120,7 +121,8 @@ class Pretrain(MapexModule):
         top_k: experts per token.
         patch: side of a patch in pixels.
         visible: share of a view's tokens that the encoder sees.
-        decoder: shape of the decoder; by default half as wide as the encoder, two blocks deep.
+        decoder: shape of the decoder; by default half as wide as the encoder, two blocks deep. A pre-training
+            checkpoint brings its own.
         auxiliary: weights of the auxiliary losses.
         optimiser: learning rate and its like.
         seal: share of the run after which every sensor's experts are fixed, at the next validation; null for never.
@@ -149,7 +151,11 @@ class Pretrain(MapexModule):
     ) -> None:
         built, found = start(encoder, modalities, experts=experts, every=every, router=router, top_k=top_k, patch=patch)
         super().__init__(built, found.lineage, optimiser, seed)
-        self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
+        if found.decoder is None:
+            self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
+        else:
+            self.decoder = Decoder(built.config, DecoderConfig(**found.decoder))
+            load_weights(self.decoder, weights(read(find_checkpoint(encoder)), "decoder."), encoder)
         self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
 
     def describe(self) -> Description:
