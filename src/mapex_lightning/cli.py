@@ -178,10 +178,8 @@ class MapexCLI(LightningCLI):
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
         fitting = self.command == "fit"
         settings["default_root_dir"] = str(self.folder)
-        settings["callbacks"] = [
-            *(settings["callbacks"] or []),
-            *self._callbacks(fitting, settings["logger"] is not False),
-        ]
+        ours = self._callbacks(fitting, logged=settings["logger"] is not False)
+        settings["callbacks"] = [*(settings["callbacks"] or []), *ours]
         settings["plugins"] = [*_listed(settings["plugins"]), WholeCheckpointIO()]
         settings["use_distributed_sampler"] = False  # data.sampler shares tiles out over the ranks
         settings["enable_checkpointing"] = fitting
