@@ -39,6 +39,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return read(Path(path))
 
 
+def data_of(trainer: pl.Trainer) -> TileData:
+    """The data module of a run; the Trainer has the attribute but does not declare it."""
+    data = vars(trainer)["datamodule"]
+    assert isinstance(data, TileData)
+    return data
+
+
 class Throughput(Callback):
     """Logs tiles per second over all ranks, as ``train/tiles_per_second``."""
 
@@ -135,8 +142,7 @@ class Pictures(Callback):
         append_routing(self.folder.parent / "routing.csv", module, when)
 
     def _reconstructions(self, trainer: pl.Trainer, module: Pretrain, when: str) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        tiles = data.examples(self.count)
+        tiles = data_of(trainer).examples(self.count)
         moved = module.transfer_batch_to_device(tiles, module.device, 0)
         picture = reconstructions(module.encoder, module.decoder, moved, module.visible, module.generator("pictures"))
         self._keep(trainer, f"reconstruction/{when}", picture)
@@ -186,7 +192,7 @@ class Predictions(BasePredictionWriter):
         assert isinstance(pl_module, FineTune)
         pairs = [(n, p.cpu()) for names, batch in predictions for n, p in zip(names, batch, strict=True)]
         if pl_module.task == "segmentation":
-            data: TileData = trainer.datamodule  # type: ignore[attr-defined]
+            data = data_of(trainer)
             for name, probability in pairs:
                 mask = probability.argmax(0).to(torch.uint8).numpy()
                 write_mask(self.folder / f"{name}.tif", mask, data.georeference(name))
