@@ -57,7 +57,7 @@ def main() -> None:
         ("pruned", pruned, report["parameters"]["after"]),
     ):
         run = ["--config", "synthetic.yaml", "--run", f"demo-{name}"]
-        folder = mapex("fit", *run, "--model.encoder", str(start), "--trainer.max_epochs", "1" if short else "5", *few)
+        folder = mapex("fit", *run, "--model.encoder", str(start), "--trainer.max_epochs", "1" if short else "4", *few)
         mapex("test", *run, *few_test)
         accuracy = json.loads((Path(folder) / "test.json").read_text())["test/accuracy"]
         rows.append((name, count, accuracy, folder))
