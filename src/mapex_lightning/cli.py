@@ -25,9 +25,8 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
-from mapex_lightning.model.config import PRESETS
 from mapex_lightning.pruning import Report
-from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Pictures,
@@ -376,6 +375,3 @@ def prune_on_tiles(
     assert isinstance(cli.model, Prune)
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     return cli.model.pruned if cli.trainer.is_global_zero else None
-
-
-__all__ = ["LAST", "PRESETS", "MapexCLI", "build", "config_file", "packaged_configs", "prune_on_tiles", "run"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mapex_lightning.checkpoint import describe, load, read, save
+from mapex_lightning.checkpoint import describe, load, read, save, write
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.synthetic import Synthetic
 from mapex_lightning.data.tileset import Task
@@ -19,8 +19,11 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.pruning import prune
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.finetune import FineTune, labelled
+from mapex_lightning.train.metrics import loss_of
+from mapex_lightning.train.optim import configure
 from tests.workshop import trainer_of
 
 SENSORS: list[str | Modality] = ["s1", "s2"]
@@ -220,3 +223,24 @@ def test_one_tile_per_step_is_a_sentence() -> None:
     tiles = Tiles.of(s2=torch.full((1, 12, 16, 16), 900.0))
     with pytest.raises(MapexError, match=r"two or more tiles per process and step.*data\.batch_size"):
         model.training_step((tiles, torch.zeros(1, dtype=torch.int64)), 0)
+
+
+def test_a_sealed_model_fine_tunes_on_the_same_path_before_and_after_pruning(tmp_path: Path) -> None:
+    config = preset("nano", modalities(["s1", "s2", "dem"]), router="grouped")
+    save(Encoder(config), tmp_path / "full.ckpt")
+    write(prune(read(tmp_path / "full.ckpt"), ["s1", "s2"])[0], tmp_path / "pruned.ckpt")
+    full, pruned = (model_of(str(tmp_path / f"{name}.ckpt")) for name in ("full", "pruned"))
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in full.parameters())
+    batch = labelled(next(iter(tiles_in().train_dataloader())))
+    losses: dict[FineTune, list[float]] = {full: [], pruned: []}
+    for model, found in losses.items():
+        optimiser, schedule = configure(model, model.optimiser, config.depth, 6)
+        for _ in range(4):
+            loss = loss_of("multiclass", model(batch[0]), batch[1])
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            found.append(loss.item())
+    assert losses[pruned] == pytest.approx(losses[full], rel=1e-4)
+    assert losses[full][-1] < losses[full][0]

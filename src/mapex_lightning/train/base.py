@@ -16,7 +16,7 @@ from torch import Tensor
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, load_weights, read, weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
-from mapex_lightning.model.config import PRESETS, EncoderConfig, RouterMode, preset
+from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.routing import specialisation
 from mapex_lightning.runs import find_checkpoint
@@ -159,6 +159,3 @@ def shape_of(config: EncoderConfig) -> str:
     """An encoder in a few words, for lineages and progress."""
     mixtures = f", mixtures of {max(config.experts)}" if config.mixtures else ""
     return f"{config.width} wide, {config.depth} blocks{mixtures}, sensors {', '.join(config.names)}"
-
-
-__all__ = ["Batch", "MapexModule", "RouterMode", "fold", "shape_of", "start", "tiles_of"]
