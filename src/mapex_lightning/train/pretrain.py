@@ -36,7 +36,7 @@ class Pretrain(MapexModule):
         modalities: the sensors of a preset; set from ``data.modalities``.
         experts: experts per mixture; by default 6, and two per modality where there are more than three.
         every: every how many blocks, from the first on, the feed-forward is a mixture; 0 for the dense twin.
-        router: how tokens choose experts; see `mapex_lightning.model.mixture.Router`.
+        router: how tokens choose experts; see `mapex_lightning.model.router.Router`.
         top_k: experts per token.
         patch: side of a patch in pixels.
         visible: share of a view's tokens that the encoder sees.
