@@ -16,9 +16,9 @@ from torch import Tensor
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.decoder import Decoder
 from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import assemble
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.pretrain import reconstruct
 
 Picture = np.ndarray
 
