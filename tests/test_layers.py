@@ -16,7 +16,7 @@ LAYERS = (
     {"__init__"},
     {"errors"},
     {"files"},
-    {"modality"},
+    {"heatmap", "modality"},
     {"tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},
