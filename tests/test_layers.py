@@ -17,7 +17,7 @@ LAYERS = (
     {"errors"},
     {"files"},
     {"heatmap", "modality"},
-    {"tiles"},
+    {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},
     {"pruning"},

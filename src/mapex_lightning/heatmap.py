@@ -1,11 +1,13 @@
-"""Heat maps: which modality uses which expert, as pictures.
+"""Heat maps: what each modality has to do with each expert, as tables that can be coloured.
 
 Axes: M modalities, E experts. Pictures are (H, W, 3) uint8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,59 +20,83 @@ from mapex_lightning.files import write_whole
 Picture = np.ndarray
 
 CELL, HEAD, EDGE = 64, 96, 16
-"""Pixels: side of a cell, height of the head above each block's cells, margin at the right and at the bottom."""
-
-TOKENS = "share of each sensor's tokens per expert"
-"""What a cell shows, unless said otherwise."""
+"""Pixels of a picture: side of a cell, height above the cells, margin at the right and at the bottom."""
 
 DEEP = 0.62
-"""The share above which a cell is so dark that white reads better on it than black."""
+"""The shade above which a cell is so dark that white reads better on it than black."""
 
 INK, FAINT, OUTLINE = (31, 35, 40), (110, 118, 126), (204, 85, 0)
 
 
-def shares(counts: Tensor) -> Tensor:
-    """Each modality's share per expert, of counts (M, E): rows add up to 1, or are zeros where nothing was counted."""
+@dataclass(frozen=True)
+class HeatMap:
+    """A table whose rows are modalities and whose columns are experts.
+
+    Args:
+        title: what a cell says.
+        names: of the modalities.
+        shades: M rows of E numbers from 0 to 1.
+        words: M rows of E texts, which say the same to those who see no colours.
+        kept: the experts that pruning keeps, where there is such a thing.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    shades: tuple[tuple[float, ...], ...]
+    words: tuple[tuple[str, ...], ...]
+    kept: frozenset[int] | None = None
+
+    @property
+    def experts(self) -> int:
+        """The number of columns."""
+        return len(self.shades[0])
+
+    def mark(self, expert: int) -> str:
+        """Whether an expert is ``kept`` or ``cut``; empty where that is no question."""
+        return "" if self.kept is None else "kept" if expert in self.kept else "cut"
+
+
+def of_shares(title: str, names: Sequence[str], counts: Tensor, kept: Collection[int] | None = None) -> HeatMap:
+    """Each modality's shares, of counts (M, E): rows add up to 1, or are zeros where nothing was counted."""
     counts = counts.double()
-    return counts / counts.sum(1, keepdim=True).clamp(min=1e-9)
+    shares = _rows(counts / counts.sum(1, keepdim=True).clamp(min=1e-9))
+    words = tuple(tuple(map(share_in_words, row)) for row in shares)
+    return HeatMap(title, tuple(names), shares, words, None if kept is None else frozenset(kept))
 
 
-def in_words(share: float) -> str:
+def of_changes(title: str, names: Sequence[str], changes: Tensor, most: float) -> HeatMap:
+    """Relative changes (M, E), NaN where there is none; `most` and above has the darkest shade."""
+    rows = _rows(changes.double())
+    shades = tuple(
+        tuple(min(1.0, max(0.0, value / most)) if math.isfinite(value) else 0.0 for value in r) for r in rows
+    )
+    words = tuple(tuple(f"{value:+.0%}" if math.isfinite(value) else "\N{EN DASH}" for value in r) for r in rows)
+    return HeatMap(title, tuple(names), shades, words)
+
+
+def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(map(float, row)) for row in table.tolist())
+
+
+def share_in_words(share: float) -> str:
     """A share as it stands in a cell: little is never shown as none, nor nearly all as all."""
     if 0 < share < 0.005:
         return "<.01"
     return ">.99" if 0.995 <= share < 1 else f"{share:.2f}" if share else "0"
 
 
-def heat_map(
-    counts: Mapping[int, Tensor],
-    names: Sequence[str],
-    kept: Mapping[int, Collection[int]] | None = None,
-    what: str = TOKENS,
-) -> Picture:
-    """Per mixture block a panel: each row is a modality, each column an expert, each cell the share of its row.
-
-    Args:
-        counts: per block (M, E), such as the first row of a census.
-        names: of the modalities.
-        kept: per block the experts that pruning keeps, which are outlined and named so.
-        what: what a cell shows.
-    """
-    panels = {block: shares(c).tolist() for block, c in counts.items()}
-    most = max((len(share[0]) for share in panels.values()), default=0)
+def draw(maps: Sequence[HeatMap]) -> Picture:
+    """The heat maps below each other."""
     font = _font(20)
-    left = EDGE + 16 + round(max(font.getlength(name) for name in names))
-    width = max(left + CELL * most, EDGE + round(font.getlength(_title(max(panels, default=0), what)))) + EDGE
-    canvas = Image.new("RGB", (width, len(panels) * (HEAD + CELL * len(names)) + EDGE), "white")
-    draw = ImageDraw.Draw(canvas)
-    for number, (block, share) in enumerate(panels.items()):
-        top = HEAD + number * (HEAD + CELL * len(names))
-        draw.text((EDGE, top - HEAD + 16), _title(block, what), fill=INK, font=font)
-        for row, name in enumerate(names):
-            draw.text((EDGE, top + row * CELL + CELL / 2), name, fill=INK, font=font, anchor="lm")
-            for expert, value in enumerate(share[row]):
-                _cell(draw, left + expert * CELL, top + row * CELL, value)
-        _heads(draw, left, top, len(share[0]), len(names), None if kept is None else kept[block])
+    left = EDGE + 16 + round(max((font.getlength(name) for m in maps for name in m.names), default=0))
+    right = max((left + CELL * m.experts for m in maps), default=left)
+    width = max(right, *(EDGE + round(font.getlength(m.title)) for m in maps), 0) + EDGE
+    canvas = Image.new("RGB", (width, sum(HEAD + CELL * len(m.names) for m in maps) + EDGE), "white")
+    top = 0
+    for heat_map in maps:
+        top += HEAD
+        _draw(ImageDraw.Draw(canvas), left, top, heat_map)
+        top += CELL * len(heat_map.names)
     return np.asarray(canvas)
 
 
@@ -88,33 +114,33 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _title(block: int, what: str) -> str:
-    return f"block {block}: {what}"
+def _draw(canvas: ImageDraw.ImageDraw, left: int, top: int, heat_map: HeatMap) -> None:
+    """One heat map whose first cell has its corner at (left, top)."""
+    canvas.text((EDGE, top - HEAD + 16), heat_map.title, fill=INK, font=_font(20))
+    for row, name in enumerate(heat_map.names):
+        middle = top + row * CELL + CELL / 2 - 1
+        canvas.text((EDGE, middle), name, fill=INK, font=_font(20), anchor="lm")
+        for expert, (shade, word) in enumerate(zip(heat_map.shades[row], heat_map.words[row], strict=True)):
+            x, y = left + expert * CELL, top + row * CELL
+            canvas.rectangle((x, y, x + CELL - 3, y + CELL - 3), fill=_colour(shade))
+            ink = "white" if shade > DEEP else INK if shade else FAINT
+            canvas.text((x + CELL / 2 - 1, middle), word, fill=ink, font=_font(18), anchor="mm")
+    for expert in range(heat_map.experts):
+        _head(canvas, left + expert * CELL, top, expert, heat_map)
 
 
-def _cell(draw: ImageDraw.ImageDraw, x: int, y: int, share: float) -> None:
-    draw.rectangle((x, y, x + CELL - 3, y + CELL - 3), fill=_shade(share))
-    ink = "white" if share > DEEP else INK if share else FAINT
-    centre = (x + CELL / 2 - 1, y + CELL / 2 - 1)
-    draw.text(centre, in_words(share), fill=ink, font=_font(18), anchor="mm")
+def _head(canvas: ImageDraw.ImageDraw, x: int, top: int, expert: int, heat_map: HeatMap) -> None:
+    """An expert's number; where it is known what is kept, that is said in a word and drawn as an outline."""
+    mark, middle = heat_map.mark(expert), x + CELL / 2 - 1
+    ink = FAINT if mark == "cut" else INK
+    canvas.text((middle, top - 30), str(expert), fill=ink, font=_font(20), anchor="mm")
+    canvas.text((middle, top - 11), mark, fill=ink, font=_font(14), anchor="mm")
+    if mark == "kept":
+        bottom = top + len(heat_map.names) * CELL
+        canvas.rectangle((x - 1, top - 1, x + CELL - 2, bottom - 2), outline=OUTLINE, width=3)
 
 
-def _heads(
-    draw: ImageDraw.ImageDraw, left: int, top: int, experts: int, rows: int, kept: Collection[int] | None
-) -> None:
-    """The experts' numbers; where it is known what is kept, that is said in a word and drawn as an outline."""
-    for expert in range(experts):
-        x, stays = left + expert * CELL, kept is None or expert in kept
-        ink = INK if stays else FAINT
-        draw.text((x + CELL / 2 - 1, top - 30), str(expert), fill=ink, font=_font(20), anchor="mm")
-        if kept is not None:
-            word = "kept" if stays else "cut"
-            draw.text((x + CELL / 2 - 1, top - 11), word, fill=ink, font=_font(14), anchor="mm")
-            if stays:
-                draw.rectangle((x - 1, top - 1, x + CELL - 2, top + rows * CELL - 2), outline=OUTLINE, width=3)
-
-
-def _shade(share: float) -> tuple[int, int, int]:
+def _colour(shade: float) -> tuple[int, int, int]:
     """White for 0, dark blue for 1."""
-    red, green, blue = (round(255 + (dark - 255) * share) for dark in (8, 48, 107))
+    red, green, blue = (round(255 + (dark - 255) * shade) for dark in (8, 48, 107))
     return red, green, blue

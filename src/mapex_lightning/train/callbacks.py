@@ -20,7 +20,7 @@ from mapex_lightning.checkpoint import read, write
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
 from mapex_lightning.files import write_whole
-from mapex_lightning.heatmap import Picture, heat_map, write_png
+from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
@@ -137,8 +137,12 @@ class Pictures(Callback):
             self._reconstructions(trainer, pl_module, when)
 
     def _routing(self, trainer: pl.Trainer, module: MapexModule, when: str) -> None:
-        counts = {block: mixture.census[0, :, :-1] for block, mixture in module.encoder.mixtures.items()}
-        self._keep(trainer, f"experts/{when}", heat_map(counts, module.encoder.config.names))
+        names = module.encoder.config.names
+        maps = [
+            of_shares(f"block {block}: share of each sensor's tokens per expert", names, mixture.census[0, :, :-1])
+            for block, mixture in module.encoder.mixtures.items()
+        ]
+        self._keep(trainer, f"experts/{when}", draw(maps))
         append_routing(self.folder.parent / "routing.csv", module, when)
 
     def _reconstructions(self, trainer: pl.Trainer, module: Pretrain, when: str) -> None:
