@@ -33,10 +33,10 @@ from mapex_lightning.data.tileset import Split
 from mapex_lightning.model.config import Allowed
 from mapex_lightning.model.decoder import Decoder, DecoderConfig
 from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.pruning import choose
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import tiles_of
-from mapex_lightning.train.pretrain import reconstruct
 
 SENSORS = ("s2", "rgb")
 SHOTS = 10

@@ -17,12 +17,14 @@ import torch
 from mapex_lightning.data import Synthetic
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.model.routing import Auxiliary, auxiliary_losses, specialisation, total
+from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
+from mapex_lightning.model.reconstruction import reconstruct
+from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.model.target import mean_over_modalities
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import tiles_of
 from mapex_lightning.train.optim import configure
-from mapex_lightning.train.pretrain import Pretrain, reconstruct
+from mapex_lightning.train.pretrain import Pretrain
 
 SENSORS = ("s1", "s2", "rgb", "dem")
 

@@ -174,8 +174,26 @@ def test_a_checkpoint_of_someone_else_is_refused(tmp_path: Path, content: object
 @pytest.mark.parametrize("number", [None, 0, FORMAT + 1, "1"])
 def test_an_unknown_format_is_refused_with_both_numbers(tmp_path: Path, number: object) -> None:
     path = altered(lambda checkpoint: checkpoint[KEY].update(format=number), tmp_path / "a.ckpt")
-    with pytest.raises(MapexError, match=rf"format {number}; this version .* reads {FORMAT}\."):
+    with pytest.raises(MapexError, match=rf"format {number}; this version .* reads 1 to {FORMAT}\."):
         read(path)
+
+
+def as_format_1(checkpoint: dict[str, Any]) -> None:
+    """What version 0.1.0 wrote before the census had probabilities."""
+    checkpoint[KEY]["format"] = 1
+    for key in ("routes", "low_rank"):
+        del checkpoint[KEY]["encoder"][key]
+    for name, value in checkpoint["state_dict"].items():
+        if name.endswith("census"):
+            checkpoint["state_dict"][name] = value[:3].clone()
+
+
+def test_a_file_of_format_1_is_carried_over(tmp_path: Path) -> None:
+    encoder = load(altered(as_format_1, tmp_path / "old.ckpt"))
+    new = encoder_of(CONFIG)
+    assert encoder.config == new.config
+    tiles = tiles_of(CONFIG)
+    assert torch.equal(encoder(tiles).values, new(tiles).values)
 
 
 NAME = "blocks.0.mixture.experts.inner"

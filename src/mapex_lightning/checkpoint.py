@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +19,8 @@ from mapex_lightning.model.config import EncoderConfig
 if TYPE_CHECKING:
     from mapex_lightning.model.encoder import Encoder
 
-FORMAT = 1
-"""The number of the layout below. A reader of an older number carries it over by a named function."""
+FORMAT = 2
+"""The number of the layout below. An older number is carried over by a function of `MIGRATIONS`."""
 
 KEY = "mapex"
 ENCODER = "encoder."
@@ -89,12 +89,28 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
     number = found[KEY].get("format")
+    while number in MIGRATIONS:
+        MIGRATIONS[number](found)
+        number = found[KEY]["format"]
     if number != FORMAT:
         raise MapexError(
-            f"{path} has checkpoint format {number}; this version ({__version__}) reads {FORMAT}. "
+            f"{path} has checkpoint format {number}; this version ({__version__}) reads 1 to {FORMAT}. "
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
     return found
+
+
+def _from_format_1(found: dict[str, Any]) -> None:
+    """Format 1 knew neither routes nor low-rank experts, and its census did not sum the router's probabilities."""
+    found[KEY]["encoder"] |= {"routes": [], "low_rank": 0}
+    for name, value in found["state_dict"].items():
+        if name.endswith(".census"):
+            found["state_dict"][name] = torch.cat([value, torch.zeros_like(value[:1])])
+    found[KEY]["format"] = 2
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], None]] = {1: _from_format_1}
+"""How a checkpoint of an older format becomes one of the next, in place."""
 
 
 def describe(checkpoint: Mapping[str, Any]) -> Description:

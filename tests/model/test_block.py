@@ -27,26 +27,27 @@ def test_what_absent_tokens_hold_does_not_matter(index: int) -> None:
     tokens = encoder.patchify(tiles_of(CONFIG))
     tokens.present[1, 3:] = False
     other = tokens._replace(values=torch.where(tokens.present[..., None], tokens.values, 1e3))
-    one, two = (encoder.blocks[index](t)[0].values[tokens.present] for t in (tokens, other))
+    one, two = (encoder.blocks[index](t, attention_mask(t.present))[0].values[tokens.present] for t in (tokens, other))
     assert torch.equal(one, two)
 
 
-def test_a_mixture_is_asked_about_present_tokens_alone() -> None:
+def test_a_mixture_is_told_which_tokens_are_present() -> None:
     encoder = encoder_of(CONFIG)
     tokens = encoder.patchify(tiles_of(CONFIG))
     tokens.present[1, 3:] = False
-    assignment = encoder.blocks[0](tokens)[1]
-    assert torch.equal(assignment.modality, tokens.modality[tokens.present])
+    assignment = encoder.blocks[0](tokens, attention_mask(tokens.present))[1]
+    assert torch.equal(assignment.modality, tokens.modality.flatten())
+    assert torch.equal(assignment.present, tokens.present.flatten())
 
 
 def test_a_dense_block_assigns_nothing() -> None:
     encoder = encoder_of(CONFIG)
-    assert encoder.blocks[1](encoder.patchify(tiles_of(CONFIG)))[1] is None
+    assert encoder.blocks[1](encoder.patchify(tiles_of(CONFIG)), None)[1] is None
 
 
 def test_a_block_passes_sensor_place_and_presence_on() -> None:
     encoder = encoder_of(CONFIG)
     tokens = encoder.patchify(tiles_of(CONFIG))
-    after = encoder.blocks[0](tokens)[0]
+    after = encoder.blocks[0](tokens, attention_mask(tokens.present))[0]
     assert not torch.equal(after.values, tokens.values)
     assert all(torch.equal(a, b) for a, b in zip(after[1:], tokens[1:], strict=True))

@@ -30,8 +30,12 @@ def pair() -> tuple[Tokens, Tokens]:
     return tokens, encoder.encode(tokens.take(torch.tensor([0, 3, 6]).expand(4, 3)))[0]
 
 
+COUNTS = {"s1": 4, "s2": 4, "dem": 1}
+"""Tokens per sensor of the tiles above."""
+
+
 def test_every_patch_of_every_sensor_is_predicted() -> None:
-    found = decoder_of()(*pair())
+    found = decoder_of()(*pair(), COUNTS)
     assert {name: value.shape for name, value in found.items()} == {
         "s1": (4, 4, target_size(CONFIG.modality("s1"), 8)),
         "s2": (4, 4, target_size(CONFIG.modality("s2"), 8)),
@@ -42,13 +46,13 @@ def test_every_patch_of_every_sensor_is_predicted() -> None:
 def test_a_sensor_that_is_not_asked_for_is_not_predicted() -> None:
     encoder = encoder_of(CONFIG)
     queries = encoder.patchify(only(tiles_of(CONFIG), "s1", "dem"))
-    assert list(decoder_of()(queries, pair()[1])) == ["s1", "dem"]
+    assert list(decoder_of()(queries, pair()[1], {"s1": 4, "dem": 1})) == ["s1", "dem"]
 
 
 def test_of_a_query_only_sensor_and_place_are_read() -> None:
     queries, memory = pair()
     other = queries._replace(values=torch.full_like(queries.values, torch.nan))
-    one, two = decoder_of()(queries, memory), decoder_of()(other, memory)
+    one, two = decoder_of()(queries, memory, COUNTS), decoder_of()(other, memory, COUNTS)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -56,13 +60,14 @@ def test_absent_memory_does_not_matter() -> None:
     queries, memory = pair()
     memory.present[:, 2] = False
     poisoned = memory._replace(values=torch.where(memory.present[..., None], memory.values, 1e4))
-    one, two = decoder_of()(queries, memory), decoder_of()(queries, poisoned)
+    one, two = decoder_of()(queries, memory, COUNTS), decoder_of()(queries, poisoned, COUNTS)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_the_order_of_visible_tokens_does_not_matter() -> None:
     queries, memory = pair()
-    one, two = decoder_of()(queries, memory), decoder_of()(queries, memory.take(torch.tensor([2, 0, 1]).expand(4, 3)))
+    shuffled = memory.take(torch.tensor([2, 0, 1]).expand(4, 3))
+    one, two = decoder_of()(queries, memory, COUNTS), decoder_of()(queries, shuffled, COUNTS)
     for name, value in one.items():
         torch.testing.assert_close(value, two[name])
 
@@ -71,7 +76,7 @@ def losses(encoder: Encoder, decoder: Decoder, tiles: Tiles) -> torch.Tensor:
     """Every second token predicts the others."""
     tokens = encoder.patchify(tiles)
     at = torch.arange(0, 9, 2).expand(len(tokens.present), -1)
-    predictions = decoder(tokens, encoder.encode(tokens.take(at))[0])
+    predictions = decoder(tokens, encoder.encode(tokens.take(at))[0], COUNTS)
     hidden = tokens.present & (torch.arange(9) % 2 == 1)
     parts = zip(predictions, hidden.split([p.shape[1] for p in predictions.values()], dim=1), strict=True)
     return mean_over_modalities(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.routing import Auxiliary, auxiliary_losses, total
 from mapex_lightning.tiles import Tiles
 from tests.builders import ROUTERS, census_of, config_of, encoder_of, observe, only, row, tiles_of
 

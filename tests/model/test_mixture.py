@@ -7,10 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
 from mapex_lightning.model.config import EncoderConfig, RouterMode
-from mapex_lightning.model.mixture import CENSUS, Assignment, Experts, Mixture
+from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.experts import Experts
+from mapex_lightning.model.mixture import CENSUS, Mixture
+from mapex_lightning.model.router import Assignment
+from mapex_lightning.tiles import Tiles
 from tests.builders import ROUTERS, config_of, encoder_of, observe, steady, tiles_of
 
 SEALED = (((0, 2), (1,), (2, 3)),)
@@ -26,9 +31,11 @@ def mixture_of(config: EncoderConfig, dtype: torch.dtype = torch.float64, seed: 
     return mixture
 
 
-def tokens_of(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+def tokens_of(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, their sensors, and that all are present."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 16, generator=generator, dtype=dtype), torch.randint(0, 3, (count,), generator=generator)
+    tokens = torch.randn(count, 16, generator=generator, dtype=dtype)
+    return tokens, torch.randint(0, 3, (count,), generator=generator), torch.ones(count, dtype=torch.bool)
 
 
 def feed_forward(experts: Experts, expert: int, token: Tensor) -> Tensor:
@@ -56,20 +63,20 @@ def test_a_mixture_is_a_loop_over_tokens(router: RouterMode, top_k: int, experts
     allowed = SEALED if sealed and experts == 4 else ()
     config = config_of((experts,), router=router, top_k=top_k, allowed=allowed)
     mixture = mixture_of(config, seed=seed)
-    tokens, modality = tokens_of(12, seed=seed)
+    tokens, modality, here = tokens_of(12, seed=seed)
     expected = [by_hand(mixture, config, t, m) for t, m in zip(tokens, modality.tolist(), strict=True)]
-    torch.testing.assert_close(mixture(tokens, modality)[0], torch.stack(expected), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mixture(tokens, modality, here)[0], torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_the_gradient_is_that_of_the_function(router: RouterMode, top_k: int) -> None:
     mixture = mixture_of(config_of((3,), router=router, top_k=top_k))
-    tokens, modality = tokens_of(4)
+    tokens, modality, here = tokens_of(4)
     parameters = tuple(mixture.parameters())
 
     def mixed(tokens: Tensor, *_: Tensor) -> Tensor:
-        out: Tensor = mixture(tokens, modality)[0]
+        out: Tensor = mixture(tokens, modality, here)[0]
         return out
 
     assert torch.autograd.gradcheck(mixed, (tokens.requires_grad_(), *parameters))
@@ -98,6 +105,50 @@ def test_no_token_at_all_is_a_valid_batch(router: RouterMode, top_k: int) -> Non
     assert not mixture.census.any()
 
 
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize(("experts", "top_k"), [(4, 1), (4, 2), (1, 1)])
+def test_absent_tokens_are_nobodys_business(router: RouterMode, experts: int, top_k: int) -> None:
+    mixture = mixture_of(config_of((experts,), router=router, top_k=top_k))
+    tokens, modality, here = tokens_of(30)
+    here[::3] = False
+    found = []
+    for value in (0.0, 1e3):
+        given = tokens.masked_fill(~here[:, None], value).requires_grad_()
+        mixture.zero_grad()
+        mixture.census.zero_()
+        mixture.observing = True
+        out, _ = mixture(given, modality, here)
+        out.square().sum().backward()
+        assert given.grad is not None
+        found.append([out, given.grad, mixture.census.clone(), *(p.grad for p in mixture.parameters())])
+        assert not out[~here].any()
+        assert not given.grad[~here].any()
+    assert found[0][2][0].sum() == top_k * here.sum()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    alone = mixture(tokens[here], modality[here], here[here])[0]
+    torch.testing.assert_close(found[0][0][here], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("experts", [1, 4])
+def test_the_host_never_waits_for_the_device_in_half_precision(experts: int) -> None:
+    config = config_of((experts, 0), top_k=2)
+
+    def encode(dtype: torch.dtype) -> None:
+        # A number that the host would have to fetch cannot be had from a fake tensor.
+        with FakeTensorMode(), torch.device("cuda"):
+            encoder = Encoder(config)
+            for parameter in encoder.parameters():
+                parameter.data = parameter.data.to(dtype)
+            images = {m.name: torch.zeros(2, len(m.bands), 16, 16, dtype=dtype) for m in config.modalities}
+            with encoder.observe():
+                encoder(Tiles.of(**images))
+
+    encode(torch.bfloat16)
+    with pytest.raises(DataDependentOutputException):  # the plain loop asks how many rows each expert has
+        encode(torch.float32)
+
+
 def test_no_token_is_dropped_though_all_want_the_same_expert() -> None:
     mixture = mixture_of(config_of((4,)))
     with torch.no_grad():
@@ -109,23 +160,25 @@ def test_no_token_is_dropped_though_all_want_the_same_expert() -> None:
 
 def test_a_tokens_output_does_not_depend_on_the_others() -> None:
     mixture = mixture_of(config_of((4,), top_k=2))
-    tokens, modality = tokens_of(9)
-    whole = mixture(tokens, modality)[0]
+    tokens, modality, here = tokens_of(9)
+    whole = mixture(tokens, modality, here)[0]
     for i in range(9):
-        torch.testing.assert_close(mixture(tokens[i : i + 1], modality[i : i + 1])[0][0], whole[i], rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            mixture(tokens[i : i + 1], modality[i : i + 1], here[i : i + 1])[0][0], whole[i], rtol=1e-12, atol=0
+        )
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_a_mixture_runs_and_learns_under_bf16_autocast(top_k: int) -> None:
     mixture = mixture_of(config_of((4,), router="grouped", top_k=top_k), torch.float32)
-    tokens, modality = tokens_of(12, torch.float32)
+    tokens, modality, here = tokens_of(12, torch.float32)
     mixture.observing = True
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, assignment = mixture(tokens, modality)
+        out, assignment = mixture(tokens, modality, here)
     out.float().sum().backward()
     assert assignment.logits.dtype == assignment.weight.dtype == torch.float32
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixture.parameters())
-    torch.testing.assert_close(out.float(), mixture(tokens, modality)[0], rtol=0.1, atol=0.1)
+    torch.testing.assert_close(out.float(), mixture(tokens, modality, here)[0], rtol=0.1, atol=0.1)
 
 
 def used(assignment: Assignment) -> set[tuple[int, int]]:
@@ -151,46 +204,47 @@ def test_sealing_anew_replaces_the_old_sets() -> None:
 
 def test_a_blind_router_does_not_see_the_sensor() -> None:
     router = mixture_of(config_of((4,), router="blind")).router
-    tokens, modality = tokens_of(9)
+    tokens, modality, _ = tokens_of(9)
     assert torch.equal(router.logits(tokens, modality), router.logits(tokens, (modality + 1) % 3))
 
 
 @pytest.mark.parametrize("mode", ["conditioned", "free"])
 def test_other_routers_see_the_sensor(mode: RouterMode) -> None:
     router = mixture_of(config_of((4,), router=mode)).router
-    tokens, modality = tokens_of(9)
+    tokens, modality, _ = tokens_of(9)
     assert not router.logits(tokens, modality).isclose(router.logits(tokens, (modality + 1) % 3)).all(1).any()
 
 
 def test_the_gate_depends_on_chosen_experts_alone() -> None:
     mixture = mixture_of(config_of((4,), top_k=2))
-    tokens, modality = tokens_of(1)
-    chosen = mixture.router(tokens, modality)
+    tokens, modality, here = tokens_of(1)
+    chosen = mixture.router(tokens, modality, here)
     with torch.no_grad():
         mixture.router.bias[0, [e for e in range(4) if e not in chosen.expert]] -= 5
-    assert torch.equal(mixture.router(tokens, modality).weight, chosen.weight)
+    assert torch.equal(mixture.router(tokens, modality, here).weight, chosen.weight)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_the_census_counts_tokens_gates_and_contributions(top_k: int) -> None:
+def test_the_census_counts_tokens_gates_contributions_and_probabilities(top_k: int) -> None:
     mixture = mixture_of(config_of((4,), top_k=top_k))
-    tokens, modality = tokens_of(20)
+    tokens, modality, here = tokens_of(20)
     mixture.observing = True
-    _, assignment = mixture(tokens, modality)
+    _, assignment = mixture(tokens, modality, here)
     expected = torch.zeros_like(mixture.census)
     for t in range(20):
         for e, gate in zip(assignment.expert[t].tolist(), assignment.weight[t], strict=True):
             size = feed_forward(mixture.experts, e, tokens[t]).norm()
-            expected[:, modality[t], e] += torch.stack([torch.ones_like(gate), gate, gate * size]).detach()
+            expected[:3, modality[t], e] += torch.stack([torch.ones_like(gate), gate, gate * size]).detach()
+        expected[3, modality[t], :4] += assignment.logits[t].softmax(-1).detach()
     torch.testing.assert_close(mixture.census, expected, rtol=1e-6, atol=1e-6)
-    assert len(CENSUS) == 3
+    assert len(CENSUS) == 4
 
 
 def test_a_disallowed_expert_that_fills_up_the_choice_is_not_counted() -> None:
     mixture = mixture_of(config_of((4,), top_k=2, allowed=SEALED))
     mixture.observing = True
     mixture(*tokens_of(50))
-    seen = {(m, e) for _, m, e in mixture.census.nonzero().tolist()}
+    seen = {(m, e) for m, e in mixture.census[0].nonzero().tolist()}
     assert seen == {(m, e) for m, row in enumerate(SEALED[0]) for e in row}
 
 

@@ -18,7 +18,7 @@ from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
-from mapex_lightning.model.routing import specialisation
+from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.train.callbacks import (
     Pictures,
     PlainProgress,

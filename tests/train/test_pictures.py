@@ -10,9 +10,10 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.synthetic import Synthetic
 from mapex_lightning.heatmap import Picture
 from mapex_lightning.modality import MODALITIES
+from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.pictures import SIDE, display_bands, reconstructions, sheet, stretch
-from mapex_lightning.train.pretrain import Pretrain, reconstruct
+from mapex_lightning.train.pretrain import Pretrain
 
 GAP, HEAD = 4, 18
 """White between pictures of a sheet, and above them for the titles."""

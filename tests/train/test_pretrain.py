@@ -15,12 +15,13 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
+from mapex_lightning.model.auxiliary import auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
-from mapex_lightning.model.routing import auxiliary_losses, total
+from mapex_lightning.model.reconstruction import Reconstruction, reconstruct
 from mapex_lightning.model.target import mean_over_modalities
 from mapex_lightning.tiles import Tile, Tiles
 from mapex_lightning.train.optim import Optimiser
-from mapex_lightning.train.pretrain import Pretrain, Reconstruction, reconstruct
+from mapex_lightning.train.pretrain import Pretrain
 from tests.workshop import trainer_of
 
 SENSORS: list[str | Modality] = ["s1", "s2", "dem"]

@@ -5,13 +5,13 @@ Axes: B tiles, N tokens, D width.
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
 from mapex_lightning.model.config import EncoderConfig
-from mapex_lightning.model.mixture import Assignment, Mixture
+from mapex_lightning.model.mixture import Mixture
+from mapex_lightning.model.router import Assignment
 from mapex_lightning.model.tokens import Tokens
 
 
@@ -33,10 +33,18 @@ class Block(nn.Module):
         self.dense = None if config.experts[index] else Mlp(config.width, config.hidden)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tokens) -> tuple[Tokens, Assignment | None]:
-        """Returns the tokens after the block and, from a mixture, who was assigned where."""
+    def forward(self, tokens: Tokens, mask: Tensor | None) -> tuple[Tokens, Assignment | None]:
+        """One block.
+
+        Args:
+            tokens: (B, N).
+            mask: who may be attended to, as of `attention_mask`.
+
+        Returns:
+            The tokens after the block and, from a mixture, who was assigned where; its T is B x N, row by row.
+        """
         values = tokens.values
-        values = values + self.drop_path(self.attention(self.norm1(values), attn_mask=attention_mask(tokens.present)))
+        values = values + self.drop_path(self.attention(self.norm1(values), attn_mask=mask))
         branch, assignment = self._feed_forward(self.norm2(values), tokens)
         return tokens._replace(values=values + self.drop_path(branch)), assignment
 
@@ -44,17 +52,19 @@ class Block(nn.Module):
         if self.mixture is None:
             assert self.dense is not None
             return self.dense(values), None
-        mixed, assignment = self.mixture(values[tokens.present], tokens.modality[tokens.present])
-        branch = torch.zeros_like(values, dtype=mixed.dtype)
-        branch[tokens.present] = mixed
-        return branch, assignment
+        flat, modality, present = (
+            rearrange(x, "b n ... -> (b n) ...") for x in (values, tokens.modality, tokens.present)
+        )
+        mixed, assignment = self.mixture(flat, modality, present)
+        return rearrange(mixed, "(b n) d -> b n d", b=len(values)), assignment
 
 
 def attention_mask(present: Tensor) -> Tensor | None:
-    """Who may be attended to: (B, 1, 1, N) bool, or None where every token is present.
+    """Who may be attended to: (B, 1, 1, N) bool, or None where every token is known to be present.
 
-    A tile without any token attends to its padding, because a softmax over nothing is NaN; the result is unused.
+    A tile without any token attends to its padding, because a softmax over nothing is NaN; the result is unused. Only
+    a CPU is asked whether all are present: elsewhere the host would wait for the device.
     """
-    if bool(present.all()):
+    if present.device.type == "cpu" and bool(present.all()):
         return None
     return rearrange(present | ~present.any(1, keepdim=True), "b n -> b 1 1 n")

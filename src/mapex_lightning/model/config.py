@@ -12,7 +12,8 @@ from mapex_lightning.modality import Modality
 RouterMode = Literal["conditioned", "free", "grouped", "blind"]
 
 Allowed = tuple[tuple[tuple[int, ...], ...], ...]
-"""Per block, per modality: the experts that its tokens may use. A dense block has an empty entry."""
+"""Per block, per modality: the router's rows that its tokens may use, which are the experts unless `routes` says
+otherwise. A dense block has an empty entry."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,16 @@ class EncoderConfig:
         step: metres that count as one step of the position code, so that sensors of different ground
             sampling distance share one coordinate frame (ScaleMAE).
         top_k: experts that each token uses.
-        router: see `mapex_lightning.model.mixture.Router`.
+        router: see `mapex_lightning.model.router.Router`.
         router_dim: dimension of the learned router vector of each modality.
         shared: a further expert that every token uses; routed and shared experts then have half of `hidden`
             each, so that a token costs the same.
         allowed: the experts that each modality may use, per block; empty where all may use all. Sealing
-            (`mapex_lightning.pruning.seal`) fills it; a grouped router is born with it.
+            fills it; a grouped router is born with it.
+        routes: the expert to which each row of the router leads, per block; empty, for a block or for all, where every
+            expert has its own row. Pruning with merged experts fills it.
+        low_rank: rank of the low-rank experts that adapt every block to the sensors at hand; 0 for none. See
+            `mapex_lightning.model.lowrank`.
 
     Raises:
         MapexError: a number is out of range or two contradict each other.
@@ -52,6 +57,8 @@ class EncoderConfig:
     router_dim: int = 32
     shared: bool = False
     allowed: Allowed = ()
+    routes: tuple[tuple[int, ...], ...] = ()
+    low_rank: int = 0
 
     def __post_init__(self) -> None:
         if self.width % 4 or self.width % self.heads:
@@ -60,25 +67,41 @@ class EncoderConfig:
             raise MapexError("An encoder needs a block or more, no negative number of experts, top_k, patch >= 1.")
         if self.router not in get_args(RouterMode):
             raise unknown("router mode", self.router, get_args(RouterMode))
+        if self.low_rank < 0:
+            raise MapexError(f"low_rank is a number of dimensions, 0 for none; found {self.low_rank}.")
+        if self.routes:
+            self._check_routes()
         if self.allowed:
             self._check_allowed()
+
+    def _check_routes(self) -> None:
+        if len(self.routes) != self.depth:
+            raise MapexError(f"`routes` must have one entry per block ({self.depth}); found {len(self.routes)}.")
+        for block, (count, rows) in enumerate(zip(self.experts, self.routes, strict=True)):
+            if rows and set(rows) != set(range(count)):
+                raise MapexError(f"`routes` of block {block} must lead to each of {count} experts; found {rows}.")
 
     def _check_allowed(self) -> None:
         if len(self.allowed) != self.depth:
             raise MapexError(f"`allowed` must have one entry per block ({self.depth}); found {len(self.allowed)}.")
-        for block, (count, rows) in enumerate(zip(self.experts, self.allowed, strict=True)):
-            if count == 0 and rows == ():
+        for block, rows in enumerate(self.allowed):
+            if not self.experts[block] and rows == ():
                 continue
-            if len(rows) != len(self.modalities) or not all(row and set(row) <= set(range(count)) for row in rows):
+            known = set(range(len(self.routes_of(block))))
+            if len(rows) != len(self.modalities) or not all(row and set(row) <= known for row in rows):
                 raise MapexError(
                     f"`allowed` of block {block} must give each of {len(self.modalities)} modalities one or more "
-                    f"of its {count} experts; found {rows}."
+                    f"of its {len(known)} experts; found {rows}."
                 )
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.experts)
+
+    def routes_of(self, block: int) -> tuple[int, ...]:
+        """The expert to which each row of a block's router leads."""
+        return (self.routes[block] if self.routes else ()) or tuple(range(self.experts[block]))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Axes: B tiles, N tokens asked for, n visible tokens, D encoder width, d decoder 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -98,15 +99,16 @@ class Decoder(nn.Module):
             {m.name: nn.Linear(config.width, target_size(m, encoder.patch)) for m in encoder.modalities}
         )
 
-    def forward(self, queries: Tokens, memory: Tokens) -> dict[str, Tensor]:
+    def forward(self, queries: Tokens, memory: Tokens, counts: Mapping[str, int]) -> dict[str, Tensor]:
         """Predicts every query.
 
         Args:
-            queries: (B, N) tokens in the order of the encoder's modalities; only modality and place are read.
+            queries: (B, N) tokens, those of each modality together; only modality and place are read.
             memory: (B, n) encoded visible tokens.
+            counts: how many queries each modality has, in their order.
 
         Returns:
-            Per modality among the queries (B, its N, P).
+            Per modality of `counts` (B, its N, P).
         """
         asked = self._place(queries) + self.modality[queries.modality]
         seen = self.embed(memory.values) + self._place(memory) + self.modality[memory.modality]
@@ -114,9 +116,8 @@ class Decoder(nn.Module):
         for block in self.blocks:
             asked = block(asked, seen, mask)
         asked = self.norm(asked)
-        runs = queries.modality[0].bincount(minlength=len(self.encoder.names)).tolist()
-        parts = zip(self.encoder.names, asked.split(runs, dim=1), strict=True)
-        return {name: self.heads[name](part) for name, part in parts if part.shape[1]}
+        parts = asked.split(list(counts.values()), dim=1)
+        return {name: self.heads[name](part) for name, part in zip(counts, parts, strict=True)}
 
     def _place(self, tokens: Tokens) -> Tensor:
         return position_code(tokens.place, self.encoder.step, self.config.width).to(tokens.values.dtype)

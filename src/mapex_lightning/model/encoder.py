@@ -14,10 +14,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapex_lightning.model.block import Block
+from mapex_lightning.model.block import Block, attention_mask
 from mapex_lightning.model.config import Allowed, EncoderConfig
-from mapex_lightning.model.mixture import Assignment, Mixture
+from mapex_lightning.model.mixture import Mixture
 from mapex_lightning.model.patchify import Patchify
+from mapex_lightning.model.router import Assignment
 from mapex_lightning.model.tokens import Tokens
 from mapex_lightning.tiles import Tiles
 
@@ -51,9 +52,9 @@ class Encoder(nn.Module):
         Returns:
             The normalised tokens, and the assignment of each mixture by block.
         """
-        assignments = {}
+        assignments, mask = {}, attention_mask(tokens.present)
         for index, block in enumerate(self.blocks):
-            tokens, assignment = block(tokens)
+            tokens, assignment = block(tokens, mask)
             if assignment is not None:
                 assignments[index] = assignment
         return tokens._replace(values=self.norm(tokens.values)), assignments

@@ -88,16 +88,15 @@ def buckets(visible: Tensor, most: int = 4) -> list[Bucket]:
     Returns:
         Buckets that hold every tile with a visible token exactly once.
     """
-    length = visible.sum(1)
-    lengths = length.unique()
-    lengths = lengths[lengths > 0]
-    bounds = [part[-1] for part in lengths.chunk(most)] if len(lengths) else []
-    found, lower = [], torch.zeros_like(length[0])
-    for upper in bounds:
-        rows = ((length > lower) & (length <= upper)).nonzero()[:, 0]
-        order = visible[rows].long().argsort(dim=1, descending=True, stable=True)[:, : int(upper)]
-        found.append(Bucket(rows, order, visible[rows].gather(1, order)))
-        lower = upper
+    length = visible.sum(1).tolist()  # the one time in a step that the host waits for the device
+    distinct = sorted({n for n in length if n})
+    order = (~visible).byte().argsort(dim=1, stable=True)
+    found, size = [], max(1, -(-len(distinct) // most))
+    for start in range(0, len(distinct), size):
+        group = distinct[start : start + size]
+        rows = torch.tensor([row for row, n in enumerate(length) if n in group], device=visible.device)
+        seen = order[rows, : group[-1]]
+        found.append(Bucket(rows, seen, visible[rows].gather(1, seen)))
     return found
 
 

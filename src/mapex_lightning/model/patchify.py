@@ -71,6 +71,11 @@ class Patchify(nn.Module):
             raise MapexError(f"The tiles are empty; give one or more of {', '.join(self.config.names)}.")
         return join([self._tokens(name, tiles.images[name], tiles.present[name]) for name in here])
 
+    def counts(self, tiles: Tiles) -> dict[str, int]:
+        """Tokens per modality, in their order: known from shapes, without a look at the data."""
+        grids = {n: self.grid(n, tiles.images[n]) for n in self.config.names if n in tiles.images}
+        return {name: rows * columns for name, (rows, columns) in grids.items()}
+
     def grid(self, name: str, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of an image (B, C, H, W).
 

@@ -18,7 +18,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.routing import specialisation
+from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.optim import Optimiser, configure

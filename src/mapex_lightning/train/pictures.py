@@ -17,9 +17,9 @@ from mapex_lightning.heatmap import Picture
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.decoder import Decoder
 from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import assemble
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.pretrain import reconstruct
 
 COLOURS = (("R", "G", "B"), ("B04", "B03", "B02"), ("red", "green", "blue"))
 """Bands that a person sees as red, green and blue."""

@@ -6,7 +6,7 @@ Axes: B tiles, M modalities, N tokens.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,96 +16,15 @@ from torch import Tensor
 from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
+from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
-from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.masking import Bucket, buckets, draw_view, draw_visible, see
-from mapex_lightning.model.mixture import Assignment
-from mapex_lightning.model.routing import Auxiliary, auxiliary_losses, total
-from mapex_lightning.model.target import Error, Target, make_target, masked_error, mean_over_modalities
-from mapex_lightning.model.tokens import Tokens
+from mapex_lightning.model.reconstruction import reconstruct
+from mapex_lightning.model.target import Error, mean_over_modalities
 from mapex_lightning.pruning import COVERAGE, sets
 from mapex_lightning.runs import find_checkpoint
-from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
 from mapex_lightning.train.optim import Optimiser
-
-
-class Reconstruction(NamedTuple):
-    """One masked pass over a batch.
-
-    Attributes:
-        predictions: per modality (B, N, P), in the order of the batch.
-        targets: per modality.
-        visible: (B, all N) bool.
-        errors: per modality, over its hidden patches.
-        assignments: of each mixture, over the whole batch.
-    """
-
-    predictions: dict[str, Tensor]
-    targets: dict[str, Target]
-    visible: Tensor
-    errors: dict[str, Error]
-    assignments: dict[int, Assignment]
-
-
-def reconstruct(
-    encoder: Encoder, decoder: Decoder, tiles: Tiles, visible_share: float, generator: torch.Generator
-) -> Reconstruction:
-    """Hides most of the tiles from the encoder and lets the decoder predict every patch.
-
-    Args:
-        encoder: the encoder.
-        decoder: its decoder.
-        tiles: any tiles of the encoder's modalities.
-        visible_share: of the tokens of each tile's view.
-        generator: of the draw, on the tiles' device.
-    """
-    config = encoder.config
-    tokens = encoder.patchify(tiles)
-    # A sensor whose pixels are all nodata has no token and cannot be a view.
-    present = torch.stack([tokens.only(m).present.any(1) for m in range(len(config.names))], dim=1)
-    visible = draw_visible(tokens, draw_view(present, generator), visible_share, generator)
-    order, parts = [], []
-    assignments: dict[int, list[Assignment]] = {block: [] for block in config.mixtures}
-    for bucket in buckets(visible):
-        prediction, chosen = _bucket(encoder, decoder, tokens, bucket)
-        order.append(bucket.rows)
-        parts.append(prediction)
-        for block, assignment in chosen.items():
-            assignments[block].append(assignment)
-    if not parts:
-        raise MapexError("A whole batch of tiles has no valid pixel; check nodata, unit and data.modalities.")
-    rows = torch.cat(order)  # a tile of nodata alone is in no bucket: its prediction stays zero and never counts
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    predictions = {
-        name: values.new_zeros(tiles.batch_size, *values.shape[1:]).index_copy(0, rows, values)
-        for name, values in found.items()
-    }
-    targets = {n: make_target(tiles.images[n], config.modality(n), config.patch) for n in predictions}
-    hidden = (tokens.present & ~visible).split([p.shape[1] for p in predictions.values()], dim=1)
-    return Reconstruction(
-        predictions=predictions,
-        targets=targets,
-        visible=visible,
-        errors={
-            name: masked_error(predictions[name].float(), targets[name], mask)
-            for name, mask in zip(predictions, hidden, strict=True)
-        },
-        assignments={block: _joined(found) for block, found in assignments.items()},
-    )
-
-
-def _bucket(
-    encoder: Encoder, decoder: Decoder, tokens: Tokens, bucket: Bucket
-) -> tuple[dict[str, Tensor], dict[int, Assignment]]:
-    memory, assignments = encoder.encode(see(tokens, bucket))
-    predictions: dict[str, Tensor] = decoder(tokens.rows(bucket.rows), memory)
-    return predictions, assignments
-
-
-def _joined(assignments: list[Assignment]) -> Assignment:
-    return Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True)))
 
 
 @final
@@ -117,7 +36,7 @@ class Pretrain(MapexModule):
         modalities: the sensors of a preset; set from ``data.modalities``.
         experts: experts per mixture; by default 6, and two per modality where there are more than three.
         every: every how many blocks, from the first on, the feed-forward is a mixture; 0 for the dense twin.
-        router: how tokens choose experts; see `mapex_lightning.model.mixture.Router`.
+        router: how tokens choose experts; see `mapex_lightning.model.router.Router`.
         top_k: experts per token.
         patch: side of a patch in pixels.
         visible: share of a view's tokens that the encoder sees.

@@ -1,10 +1,11 @@
-"""What routing is trained by and judged by: auxiliary losses and figures of specialisation.
+"""The auxiliary losses: what routing is trained by.
 
 Axes: T tokens, E experts, M modalities. Entropies are in nats.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mapex_lightning.model.mixture import Assignment
+from mapex_lightning.model.router import Assignment
+from mapex_lightning.model.specialisation import entropy
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,10 @@ class Auxiliary:
     pooled: float = 0.0
 
 
-def entropy(probability: Tensor) -> Tensor:
-    """Entropy over the last axis."""
-    # Where the probability is 0 the slope is infinite, and infinity times nothing is NaN: an expert that is not
-    # allowed, or a modality that is absent, must cost nothing and teach nothing.
-    each: Tensor = torch.special.entr(probability.masked_fill(probability == 0, 1.0))
-    return each.sum(-1)
-
-
 def usage(assignment: Assignment, modalities: int) -> Tensor:
     """Mean router probabilities of the tokens of each modality: (M, E); zeros for a modality without tokens."""
-    member = F.one_hot(assignment.modality, modalities).to(assignment.logits.dtype)
-    return (member.T @ assignment.logits.softmax(-1)) / member.sum(0)[:, None].clamp(min=1)
+    members = assignment.members(modalities).to(assignment.logits.dtype)
+    return (members @ assignment.logits.softmax(-1)) / members.sum(1, keepdim=True).clamp(min=1)
 
 
 def auxiliary_losses(assignments: Mapping[int, Assignment], modalities: int) -> dict[str, Tensor]:
@@ -67,17 +61,18 @@ def auxiliary_losses(assignments: Mapping[int, Assignment], modalities: int) -> 
 
 
 def _of_one(assignment: Assignment, modalities: int) -> dict[str, Tensor]:
-    probability = usage(assignment, modalities)
-    here = torch.bincount(assignment.modality, minlength=modalities) > 0
-    each = entropy(probability)
-    prior = probability.sum(0) / here.sum()
-    experts = probability.shape[1]
-    share = F.one_hot(assignment.expert, experts).to(prior.dtype).mean((0, 1))
+    members = assignment.members(modalities).to(assignment.logits.dtype)
+    probability, experts = assignment.logits.softmax(-1), assignment.logits.shape[1]
+    by_modality = usage(assignment, modalities)
+    here = (members.sum(1) > 0).to(members.dtype)
+    each, sensors = entropy(by_modality), here.sum().clamp(min=1)
+    share = members.sum(0) / members.sum().clamp(min=1)  # (T,): of a token among all that are present
+    chosen = F.one_hot(assignment.expert, experts).to(members.dtype).mean(1)
     return {
-        "mutual": each[here].mean() - entropy(prior),
-        "entropy": torch.where(here, each, torch.nan),
-        "z": assignment.logits.logsumexp(-1).square().mean(),
-        "pooled": experts * (share * assignment.logits.softmax(-1).mean(0)).sum(),
+        "mutual": (each * here).sum() / sensors - entropy(by_modality.sum(0) / sensors),
+        "entropy": each.masked_fill(here == 0, torch.nan),
+        "z": (share * assignment.logits.logsumexp(-1).square()).sum(),
+        "pooled": experts * ((share @ chosen) * (share @ probability)).sum(),
     }
 
 
@@ -85,7 +80,7 @@ def total(losses: Mapping[str, Tensor], weights: Auxiliary) -> Tensor | float:
     """The weighted sum that is added to the training loss."""
     if not losses:
         return 0.0
-    limit = torch.tensor(weights.effective).log().item()
+    limit = math.log(weights.effective)
     excess = F.relu(losses["entropy"].nan_to_num(0.0) - limit).sum() / losses["entropy"].isfinite().sum().clamp(min=1)
     return (
         weights.mutual * losses["mutual"]
@@ -93,30 +88,3 @@ def total(losses: Mapping[str, Tensor], weights: Auxiliary) -> Tensor | float:
         + weights.z * losses["z"]
         + weights.pooled * losses["pooled"]
     )
-
-
-def specialisation(counts: Tensor) -> dict[str, Tensor]:
-    """How far experts belong to modalities, from how often each modality used each expert.
-
-    Args:
-        counts: (M, E), such as the first row of a census without its last column. Modalities without tokens do not
-            count.
-
-    Returns:
-        ``nmi``: mutual information of modality and expert under a uniform prior, over the entropy of the modality, so
-        that 1 means that the expert tells the sensor and 0 that it says nothing; NaN for fewer than two modalities.
-        ``effective``: (M,) exp of the entropy of each modality's experts; NaN without tokens. ``dead``: the number
-        of experts that no modality used.
-    """
-    counts = counts.double()
-    here = counts.sum(1) > 0
-    probability = counts / counts.sum(1, keepdim=True).clamp(min=torch.finfo(counts.dtype).tiny)
-    each = entropy(probability)
-    many = here.sum()
-    mutual = entropy(probability[here].sum(0) / many) - each[here].mean()
-    nmi = mutual / many.double().log() if many > 1 else counts.new_tensor(torch.nan)
-    return {
-        "nmi": nmi.clamp(0, 1),
-        "effective": torch.where(here, each.exp(), torch.nan),
-        "dead": (counts.sum(0) == 0).sum(),
-    }
