@@ -20,7 +20,7 @@ LAYERS = (
     {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},
-    {"pruning"},
+    {"pruning", "analysis"},
     {"train"},
     {"cli"},
     {"prune_command"},
