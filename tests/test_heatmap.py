@@ -27,7 +27,7 @@ WHITE, DARK = (255, 255, 255), (8, 48, 107)
 
 
 def shown(rows: list[list[float]], kept: list[int] | None = None) -> HeatMap:
-    """Shares of counts, under a title that is narrower than the cells."""
+    """Shares, under a title that is narrower than the cells."""
     return of_shares("t", [f"m{row}" for row in range(len(rows))], torch.tensor(rows), kept)
 
 
@@ -57,15 +57,15 @@ def test_a_long_title_fits_into_the_picture() -> None:
     assert (long[:, -EDGE // 2 :] == 255).all()
 
 
-def test_the_shade_of_a_cell_follows_the_share_of_its_row() -> None:
-    picture = draw([shown([[0.0, 8.0, 0.0], [600.0, 300.0, 100.0]])])
+def test_the_shade_of_a_cell_follows_its_share() -> None:
+    picture = draw([shown([[0.0, 1.0, 0.0], [0.6, 0.3, 0.1]])])
     assert [corner(picture, 0, expert, 3) for expert in range(3)] == [WHITE, DARK, WHITE]
     for expert, share in enumerate([0.6, 0.3, 0.1]):
         assert corner(picture, 1, expert, 3) == pytest.approx([255 + (d - 255) * share for d in DARK], abs=1)
 
 
 def test_a_sensor_without_tokens_is_a_white_row_of_nothing() -> None:
-    found = shown([[0.0, 0.0], [1.0, 1.0]])
+    found = shown([[0.0, 0.0], [0.5, 0.5]])
     assert found.words == (("0", "0"), ("0.50", "0.50"))
     assert corner(draw([found]), 0, 0, 2) == corner(draw([found]), 0, 1, 2) == WHITE
 

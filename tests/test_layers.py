@@ -20,7 +20,7 @@ LAYERS = (
     {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},
-    {"pruning", "analysis"},
+    {"pruning", "analysis", "comparison"},
     {"train"},
     {"cli"},
     {"commands"},

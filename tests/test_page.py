@@ -59,7 +59,9 @@ def test_a_table_without_rows_is_its_head() -> None:
 
 
 def test_a_heat_map_says_the_number_and_what_is_kept_in_words() -> None:
-    found = parsed(heat_table(of_shares("block 0", ["s1", "s2"], torch.tensor([[9.0, 0, 1], [1, 1, 0]]), kept=[0, 2])))
+    found = parsed(
+        heat_table(of_shares("block 0", ["s1", "s2"], torch.tensor([[0.9, 0, 0.1], [0.5, 0.5, 0]]), kept=[0, 2]))
+    )
     assert found.words[:8] == ["block 0", "sensor", "0", "kept", "1", "cut", "2", "kept"]
     assert found.words[8:] == ["s1", "0.90", "0", "0.10", "s2", "0.50", "0.50", "0"]
 

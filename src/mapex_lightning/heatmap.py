@@ -56,12 +56,11 @@ class HeatMap:
         return "" if self.kept is None else "kept" if expert in self.kept else "cut"
 
 
-def of_shares(title: str, names: Sequence[str], counts: Tensor, kept: Collection[int] | None = None) -> HeatMap:
-    """Each modality's shares, of counts (M, E): rows add up to 1, or are zeros where nothing was counted."""
-    counts = counts.double()
-    shares = _rows(counts / counts.sum(1, keepdim=True).clamp(min=1e-9))
-    words = tuple(tuple(map(share_in_words, row)) for row in shares)
-    return HeatMap(title, tuple(names), shares, words, None if kept is None else frozenset(kept))
+def of_shares(title: str, names: Sequence[str], shares: Tensor, kept: Collection[int] | None = None) -> HeatMap:
+    """Shares (M, E), from 0 to 1."""
+    rows = _rows(shares.double())
+    words = tuple(tuple(map(share_in_words, row)) for row in rows)
+    return HeatMap(title, tuple(names), rows, words, None if kept is None else frozenset(kept))
 
 
 def of_changes(title: str, names: Sequence[str], changes: Tensor, most: float) -> HeatMap:

@@ -24,7 +24,7 @@ STYLE = """
 } }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; padding: 3rem 1.5rem 5rem; max-width: 62rem; background: var(--paper); color: var(--ink);
+  margin: 0 auto; padding: 3rem 1.5rem 5rem; max-width: 66rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
   print-color-adjust: exact; -webkit-print-color-adjust: exact;
 }
@@ -35,16 +35,16 @@ p { margin: 0 0 1rem; max-width: 46rem; overflow-wrap: anywhere; }
 .note, caption, thead th, dt { color: var(--soft); }
 .note { font-size: .9rem; }
 ol { margin: 0; padding-left: 1.5rem; max-width: 46rem; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .75rem; margin: 1.75rem 0 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 1.75rem 0 0; }
 dl div { padding: .8rem 1rem .9rem; background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; }
 dt { font-size: .85rem; }
 dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-dd.figure { font-size: 1.2rem; line-height: 1.35; font-weight: 600; }
-.wide { overflow-x: auto; }
-.maps { display: flex; flex-wrap: wrap; gap: 1.75rem 2.5rem; align-items: flex-start; }
+dd.figure { font-size: 1.1rem; line-height: 1.35; font-weight: 600; }
+.wide { overflow-x: auto; margin: 0 0 1.25rem; }
+.maps { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; align-items: flex-start; }
 .maps .wide { max-width: 100%; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { padding: 0 0 .4rem; text-align: left; font-size: .9rem; }
+caption { padding: 0 0 .4rem; text-align: left; font-size: .9rem; white-space: nowrap; }
 th, td { padding: .32rem 1.1rem .32rem 0; text-align: left; vertical-align: top; font-weight: 400; }
 thead th { border-bottom: 1px solid var(--line); vertical-align: bottom; font-size: .85rem; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }

@@ -21,6 +21,7 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
 from mapex_lightning.files import write_whole
 from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
+from mapex_lightning.model.specialisation import shares
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
@@ -139,7 +140,9 @@ class Pictures(Callback):
     def _routing(self, trainer: pl.Trainer, module: MapexModule, when: str) -> None:
         names = module.encoder.config.names
         maps = [
-            of_shares(f"block {block}: share of each sensor's tokens per expert", names, mixture.census[0, :, :-1])
+            of_shares(
+                f"block {block}: share of each sensor's tokens per expert", names, shares(mixture.census[0, :, :-1])
+            )
             for block, mixture in module.encoder.mixtures.items()
         ]
         self._keep(trainer, f"experts/{when}", draw(maps))
