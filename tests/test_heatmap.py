@@ -16,6 +16,7 @@ from mapex_lightning.heatmap import (
     OUTLINE,
     HeatMap,
     Picture,
+    change_in_words,
     draw,
     of_changes,
     of_shares,
@@ -90,9 +91,16 @@ def test_little_is_never_shown_as_none_nor_nearly_all_as_all(share: float, words
 
 
 def test_a_change_is_as_dark_as_it_is_large_and_one_for_the_better_is_white() -> None:
-    found = of_changes("t", ["s1"], torch.tensor([[0.25, 1.0, -0.5, torch.nan]]), most=0.5)
-    assert found.shades == ((0.5, 1.0, 0.0, 0.0),)
-    assert found.words == (("+25%", "+100%", "-50%", "\N{EN DASH}"),)
+    found = of_changes("t", ["s1"], torch.tensor([[0.25, 1.0, -0.5, 0.0, torch.nan]]), most=0.5)
+    assert found.shades == ((0.5, 1.0, 0.0, 0.0, 0.0),)
+    assert found.words == (("+25%", "+100%", "-50%", "0", "\N{EN DASH}"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(0.0004, "+0.0%"), (-0.0126, "-1.3%"), (0.0994, "+9.9%"), (0.126, "+13%")]
+)
+def test_small_changes_have_a_digit_more(change: float, words: str) -> None:
+    assert change_in_words(change) == words
 
 
 def test_no_heat_map_is_an_empty_picture() -> None:

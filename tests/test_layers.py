@@ -21,6 +21,8 @@ LAYERS = (
     {"model", "data"},
     {"checkpoint", "runs"},
     {"pruning", "analysis", "comparison"},
+    {"info"},
+    {"report"},
     {"train"},
     {"cli"},
     {"commands"},

@@ -102,6 +102,13 @@ def test_tiles_without_names_have_rows_too() -> None:
     assert found.names == ()
 
 
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
+def test_parts_of_a_batch_are_all_of_it(size: int, sizes: list[int]) -> None:
+    parts = Tiles.of(s1=torch.arange(3.0)[:, None, None, None]).parts(size)
+    assert [part.batch_size for part in parts] == sizes
+    assert [float(value) for part in parts for value in part.images["s1"]] == [0.0, 1.0, 2.0]
+
+
 def test_tiles_move_to_a_device_whole() -> None:
     found = collate([RADAR_ONLY], SENSORS, EXTENT).to(torch.device("meta"))
     assert {value.device.type for part in (found.images, found.present) for value in part.values()} == {"meta"}

@@ -69,7 +69,7 @@ def of_changes(title: str, names: Sequence[str], changes: Tensor, most: float) -
     shades = tuple(
         tuple(min(1.0, max(0.0, value / most)) if math.isfinite(value) else 0.0 for value in r) for r in rows
     )
-    words = tuple(tuple(f"{value:+.0%}" if math.isfinite(value) else "\N{EN DASH}" for value in r) for r in rows)
+    words = tuple(tuple(map(change_in_words, row)) for row in rows)
     return HeatMap(title, tuple(names), shades, words)
 
 
@@ -82,6 +82,13 @@ def share_in_words(share: float) -> str:
     if 0 < share < 0.005:
         return "<.01"
     return ">.99" if 0.995 <= share < 1 else f"{share:.2f}" if share else "0"
+
+
+def change_in_words(change: float) -> str:
+    """A relative change as it stands in a cell; just what is exactly the same is 0."""
+    if not math.isfinite(change):
+        return "\N{EN DASH}"
+    return f"{change:+.0%}" if abs(change) >= 0.0995 else f"{change:+.1%}" if change else "0"
 
 
 def draw(maps: Sequence[HeatMap]) -> Picture:

@@ -83,6 +83,11 @@ class Tiles(NamedTuple):
             names,
         )
 
+    def parts(self, size: int) -> list[Tiles]:
+        """The same tiles in batches of `size`, the last of what is left."""
+        numbers = torch.arange(self.batch_size)
+        return [self.rows(part) for part in numbers.split(size)]
+
     def to(self, device: torch.device) -> Tiles:
         """The same tiles on a device."""
         return Tiles(
