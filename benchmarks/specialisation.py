@@ -1,12 +1,12 @@
 """Do experts come to belong to sensors, and what does it take? Nano encoders, pre-trained many times on four sensors.
 
-    python benchmarks/specialisation.py --data DIR --seeds 0 1 2 --out FILE
+    python -m benchmarks.specialisation --data DIR --seeds 0 1 2 --out FILE
 
 Every variant trains from the same weights on the same tiles and masks, seed by seed, with crops of 32 x 32 pixels, and
 is judged on held-out tiles: hard and soft normalised mutual information per mixture before and after, dead experts,
 experts that a sensor uses in effect, the share of the encoder's parameters that pruning to one sensor or to two removes
-at 99 % coverage, and masked reconstruction as it is and without the mixtures. `four_sensors.py` says which tiles DIR
-holds; without it synthetic scenes stand in. What FILE already holds is not done again.
+at 99 % coverage, and masked reconstruction as it is and without the mixtures. `ablation/tiles.py` says which real tiles
+DIR holds; without it synthetic scenes stand in, and figures say so. What FILE already holds is not done again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.four_sensors import Pool, load
+from benchmarks.ablation import tiles as real
 from mapex_lightning.analysis import analyse
 from mapex_lightning.checkpoint import ENCODER, KEY, Description
+from mapex_lightning.data import Synthetic
+from mapex_lightning.data.tileset import SPLITS
+from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.encoder import Encoder
@@ -33,11 +37,55 @@ from mapex_lightning.model.interventions import at_rest
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import mean_over_modalities
 from mapex_lightning.pruning import prune
-from mapex_lightning.tiles import Tiles
+from mapex_lightning.tiles import Tiles, collate
 from mapex_lightning.train.optim import configure
 from mapex_lightning.train.pretrain import Pretrain
 
-BATCH, SIZE = 64, 32
+BATCH = HELD_OUT = 64
+"""Synthetic tiles in a batch, and held-out real tiles of each source."""
+SYNTHETIC = ("s1", "s2", "rgb", "dem")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What is trained and judged on.
+
+    Args:
+        kind: ``real`` or ``synthetic``.
+        sensors: four of them.
+        batch: a training batch, of a generator.
+        held_out: batches of other places.
+    """
+
+    kind: str
+    sensors: tuple[Modality, ...]
+    batch: Callable[[torch.Generator], Tiles]
+    held_out: list[Tiles]
+
+
+def scenes(data: Path | None) -> Scenes:
+    """The real tiles below a folder, or synthetic ones."""
+    if data is None:
+        return _synthetic()
+    found = real.collect(data)
+    held_out = real.held_out(found["val"], HELD_OUT)
+    return Scenes("real", real.sensors(found), partial(real.batch, found["train"]), held_out)
+
+
+def _synthetic() -> Scenes:
+    source, sensors = Synthetic(train=2000, val=3 * BATCH, size=real.SIDE, missing=0.0), modalities(SYNTHETIC)
+    train, val = (
+        collate([source.read(key, sensors) for key in source.keys(split, sensors)], sensors, 10.0 * real.SIDE)
+        for split in SPLITS[:2]
+    )
+
+    def at(tiles: Tiles, index: torch.Tensor) -> Tiles:
+        return Tiles.of(**{name: image[index] for name, image in tiles.images.items()})
+
+    def batch(generator: torch.Generator) -> Tiles:
+        return at(train, torch.randint(train.batch_size, (BATCH,), generator=generator))
+
+    return Scenes("synthetic", sensors, batch, [at(val, part) for part in torch.arange(val.batch_size).split(BATCH)])
 
 
 @dataclass(frozen=True)
@@ -68,17 +116,17 @@ Result = dict[str, Any]
 """A run in plain types: variant, seed, steps, seconds, the tiles' kind, the analysis and what pruning removes."""
 
 
-def run(pool: Pool, held_out: Sequence[Tiles], name: str, seed: int, steps: int) -> Result:
+def run(world: Scenes, name: str, seed: int, steps: int) -> Result:
     """Pre-trains one variant and judges it."""
     variant, since = VARIANTS[name], time.monotonic()
     torch.manual_seed(seed)
-    model = Pretrain(modalities=list(pool.sensors), auxiliary=variant.auxiliary, router=variant.router)
+    model = Pretrain(modalities=list(world.sensors), auxiliary=variant.auxiliary, router=variant.router)
     optimiser, schedule = configure(model, model.optimiser, model.encoder.config.depth, steps)
     masks, draws = (torch.Generator().manual_seed(seed) for _ in range(2))
     for _ in range(steps):
-        tiles = pool.batch(BATCH, SIZE, draws)
+        tiles = world.batch(draws)
         found = reconstruct(model.encoder, model.decoder, tiles, model.visible, masks)
-        losses = auxiliary_losses(found.assignments, len(pool.sensors))
+        losses = auxiliary_losses(found.assignments, len(world.sensors))
         (mean_over_modalities(found.errors) + total(losses, variant.auxiliary)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -88,11 +136,11 @@ def run(pool: Pool, held_out: Sequence[Tiles], name: str, seed: int, steps: int)
         "variant": name,
         "seed": seed,
         "steps": steps,
-        "tiles": pool.kind,
+        "tiles": world.kind,
         "seconds": time.monotonic() - since,
         # The seed of the weights that the run began with, so that the analysis can tell the start.
-        "analysis": analyse(model.encoder, model.decoder, held_out, model.visible, seed).plain(),
-        "removed": removed(model.encoder, held_out),
+        "analysis": analyse(model.encoder, model.decoder, world.held_out, model.visible, seed).plain(),
+        "removed": removed(model.encoder, world.held_out),
     }
 
 
@@ -184,17 +232,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--held-out", type=int, default=3, help="batches of 64 tiles")
     given = parser.parse_args()
     results = (
         [json.loads(line) for line in given.out.read_text().splitlines()] if given.out and given.out.exists() else []
     )
     done = {(found["variant"], found["seed"], found["steps"]) for found in results}
-    pool = load(given.data)
-    held_out = pool.held_out(given.held_out, BATCH, SIZE)
+    world = scenes(given.data)
     for seed, name in itertools.product(given.seeds, given.variants):
         if (name, seed, given.steps) not in done:
-            results.append(run(pool, held_out, name, seed, given.steps))
+            results.append(run(world, name, seed, given.steps))
             print(f"seed {seed}, {name}: {results[-1]['seconds']:.0f} s", flush=True)
             if given.out:
                 with given.out.open("a") as file:

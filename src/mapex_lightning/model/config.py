@@ -30,7 +30,7 @@ class EncoderConfig:
         step: metres that count as one step of the position code, so that sensors of different ground
             sampling distance share one coordinate frame (ScaleMAE).
         top_k: experts that each token uses.
-        router: see `mapex_lightning.model.mixture.Router`.
+        router: see `mapex_lightning.model.router.Router`.
         router_dim: dimension of the learned router vector of each modality.
         shared: a further expert that every token uses; routed and shared experts then have half of `hidden`
             each, so that a token costs the same.
