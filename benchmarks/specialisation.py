@@ -36,7 +36,7 @@ from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.interventions import at_rest
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import mean_over_modalities
-from mapex_lightning.pruning import prune
+from mapex_lightning.pruning import COVERAGE, Policy, prune
 from mapex_lightning.tiles import Tiles, collate
 from mapex_lightning.train.optim import configure
 from mapex_lightning.train.pretrain import Pretrain
@@ -153,7 +153,7 @@ def removed(encoder: Encoder, held_out: Iterable[Tiles]) -> dict[str, float]:
     checkpoint = {"state_dict": state, KEY: Description("pretrain", encoder.config, ()).plain()}
     found = {}
     for keep in (*itertools.combinations(encoder.config.names, 1), *itertools.combinations(encoder.config.names, 2)):
-        before, after = prune(checkpoint, keep, coverage=0.99)[1].parameters
+        before, after = prune(checkpoint, keep, Policy("coverage", COVERAGE))[1].parameters
         found["+".join(keep)] = 1 - after / before
     return found
 
