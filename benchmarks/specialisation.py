@@ -159,7 +159,7 @@ def removed(encoder: Encoder, held_out: Iterable[Tiles]) -> dict[str, float]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Means over seeds: what routing does, then what pruning removes and what the mixtures are worth."""
+    """Means over seeds: what routing does, what pruning removes, what mixtures and experts are worth."""
     routing: Columns = {
         "seeds": lambda runs: str(len(runs)),
         "hard NMI, start": lambda runs: _blocks(runs, lambda block: block["start_hard"]),
@@ -171,7 +171,7 @@ def table(results: Sequence[Result]) -> str:
         "told another sensor: stays": lambda runs: _blocks(runs, lambda block: _off_diagonal(block["content"])),
         "follows": lambda runs: _blocks(runs, lambda block: _off_diagonal(block["name"])),
     }
-    worth: Columns = {
+    pruning: Columns = {
         "dead experts": lambda runs: _blocks(runs, lambda block: block["hard"]["dead"], ".1f"),
         "a sensor's experts, hard": lambda runs: _blocks(
             runs, lambda block: statistics.mean(block["hard"]["effective"])
@@ -179,13 +179,19 @@ def table(results: Sequence[Result]) -> str:
         "soft": lambda runs: _blocks(runs, lambda block: statistics.mean(block["soft"]["effective"])),
         "removed, one sensor": lambda runs: _removed(runs, 1),
         "two sensors": lambda runs: _removed(runs, 2),
-        "error": lambda runs: f"{statistics.mean(_error(run, 'full') for run in runs):.4f}",
-        "without mixtures": lambda runs: (
-            f"{statistics.mean(_error(run, 'no_mixtures') / _error(run, 'full') - 1 for run in runs):+.1%}"
-        ),
+    }
+    worth: Columns = {
+        "error": lambda runs: f"{statistics.mean(statistics.mean(_damage(run)['full']) for run in runs):.4f}",
+        "no mixtures": lambda runs: _change(runs, lambda run: [_damage(run)["no_mixtures"]]),
+        "without each mixture": lambda runs: _change(runs, lambda run: _skipped(run, mixture=True)),
+        "without each dense feed-forward": lambda runs: _change(runs, lambda run: _skipped(run, mixture=False)),
+        "an expert diverted: its sensor": lambda runs: _causal(runs, own=True),
+        "the others": lambda runs: _causal(runs, own=False),
     }
     kinds = " and ".join(sorted({found["tiles"] for found in results}))
-    return "\n\n".join([f"{kinds} tiles, held out", *(_columns(results, columns) for columns in (routing, worth))])
+    return "\n\n".join(
+        [f"{kinds} tiles, held out", *(_columns(results, columns) for columns in (routing, pruning, worth))]
+    )
 
 
 Columns = dict[str, Callable[[list[Result]], str]]
@@ -219,9 +225,43 @@ def _removed(runs: Sequence[Result], sensors: int) -> str:
     return f"{statistics.mean(found):.0%} ({min(found):.0%}-{max(found):.0%})"
 
 
-def _error(run: Result, which: str) -> float:
-    """Masked reconstruction, mean over sensors."""
-    return float(statistics.mean(run["analysis"]["damage"][which]))
+def _damage(run: Result) -> dict[str, Any]:
+    found: dict[str, Any] = run["analysis"]["damage"]
+    return found
+
+
+def _skipped(run: Result, mixture: bool) -> list[list[float]]:
+    blocks = _damage(run)["skipped"].items()
+    return [errors for block, errors in blocks if (block in run["analysis"]["routing"]) == mixture]
+
+
+def _change(runs: Sequence[Result], errors: Callable[[Result], list[list[float]]]) -> str:
+    """Relative change of the error under each of some interventions, mean over sensors and runs."""
+    changes = ([_relative(row, run) for row in errors(run)] for run in runs)
+    return " ".join(f"{statistics.mean(map(statistics.mean, column)):+.1%}" for column in zip(*changes, strict=True))
+
+
+def _relative(errors: Sequence[float], run: Result) -> list[float]:
+    return [error / full - 1 for error, full in zip(errors, _damage(run)["full"], strict=True)]
+
+
+def _causal(runs: Sequence[Result], own: bool) -> str:
+    """Relative change of the error by block, mean over used experts: of the sensor that uses each most, or the others."""
+
+    def of_block(run: Result, block: str) -> float:
+        shares = run["analysis"]["routing"][block]["hard"]["share"]
+        found = []
+        for expert, errors in enumerate(_damage(run)["diverted"][block]):
+            users = [share[expert] for share in shares]
+            found += [
+                change
+                for sensor, change in enumerate(_relative(errors, run))
+                if max(users) > 0 and (sensor == users.index(max(users))) == own
+            ]
+        return statistics.mean(found)
+
+    blocks = runs[0]["analysis"]["routing"]
+    return " ".join(f"{statistics.mean(of_block(run, block) for run in runs):+.1%}" for block in blocks)
 
 
 def main() -> None:

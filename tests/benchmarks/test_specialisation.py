@@ -64,7 +64,7 @@ def test_the_table_has_a_row_for_every_variant_and_says_what_the_tiles_are(resul
     lines = table([result, {**result, "variant": "pooled"}, {**result, "seed": 4}]).splitlines()
     assert lines[0] == "synthetic tiles, held out"
     rows = [line for line in lines if line.startswith(("| default |", "| pooled |"))]
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert rows[0].startswith("| default | 2 |")
     assert len({line.count("|") for line in lines[2:6]}) == 1
 
