@@ -246,7 +246,7 @@ def _relative(errors: Sequence[float], run: Result) -> list[float]:
 
 
 def _causal(runs: Sequence[Result], own: bool) -> str:
-    """Relative change of the error by block, mean over used experts: of the sensor that uses each most, or the others."""
+    """Relative change of the error by block, mean over used experts: of the sensor that uses each most, or others."""
 
     def of_block(run: Result, block: str) -> float:
         shares = run["analysis"]["routing"][block]["hard"]["share"]
