@@ -13,7 +13,7 @@ from mapex_lightning.checkpoint import ENCODER, KEY, Description, describe, load
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import Allowed, EncoderConfig, RouterMode
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.pruning import sets
+from mapex_lightning.pruning import sealing
 from mapex_lightning.tiles import Tiles
 
 RADAR = Modality("s1", ("VV", "VH"), 10.0, "dB", (-12.0, -19.0), (5.0, 6.0), speckle=True)
@@ -112,7 +112,7 @@ def census_of(encoder: Encoder) -> dict[int, Tensor]:
 
 def seal(encoder: Encoder, coverage: float) -> None:
     """Seals an encoder at a coverage of the census that it has."""
-    encoder.seal(sets(encoder.config, census_of(encoder), coverage))
+    encoder.seal(sealing(encoder.config, census_of(encoder), coverage))
 
 
 def checkpoint_of(encoder: Encoder, head: Mapping[str, Any] | None = None) -> dict[str, Any]:

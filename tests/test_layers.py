@@ -23,7 +23,7 @@ LAYERS = (
     {"pruning"},
     {"train"},
     {"cli"},
-    {"prune_command"},
+    {"commands"},
     {"__main__"},
 )
 """From the bottom up. A room imports itself and lower layers, never a neighbour: so model and data stay apart."""

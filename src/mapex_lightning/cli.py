@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
-from mapex_lightning.pruning import Report
+from mapex_lightning.pruning import Policy, Report
 from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
@@ -360,7 +361,7 @@ def _figures(cli: MapexCLI, command: str) -> None:
 
 
 def prune_on_tiles(
-    source: Path, keep: Sequence[str], coverage: float | None, words: Sequence[str]
+    source: Path, keep: Sequence[str], policy: Policy, words: Sequence[str]
 ) -> tuple[dict[str, Any], Report] | None:
     """Refreshes the census on the validation tiles of a config, then prunes; None on all ranks but the first.
 
@@ -370,7 +371,7 @@ def prune_on_tiles(
     found: Description = describe(read(source))
     for name in keep:
         found.encoder.modality(name)
-    arguments = {"encoder": str(source), "keep": list(keep), "coverage": coverage}
+    arguments = {"encoder": str(source), "keep": list(keep), "policy": Namespace(**asdict(policy))}
     cli = build("prune", words, prune=arguments)
     assert isinstance(cli.model, Prune)
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)

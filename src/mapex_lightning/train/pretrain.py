@@ -21,7 +21,7 @@ from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import Error, mean_over_modalities
-from mapex_lightning.pruning import COVERAGE, sets
+from mapex_lightning.pruning import sealing
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
 from mapex_lightning.train.optim import Optimiser
@@ -135,6 +135,6 @@ class Pretrain(MapexModule):
         if self.trainer.global_step >= self.seal * self.trainer.estimated_stepping_batches:
             census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
             try:
-                self.encoder.seal(sets(self.encoder.config, census, COVERAGE))
+                self.encoder.seal(sealing(self.encoder.config, census))
             except MapexError as error:  # days of training must not end for a sensor without validation tiles
                 rank_zero_warn(f"The experts are not sealed: {error}")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
-from mapex_lightning.checkpoint import read, write
+from mapex_lightning.checkpoint import describe, read, write
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
-from mapex_lightning.pruning import Report, prune
+from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.pruning import Policy, Report, prune
+from mapex_lightning.pruning.choice import Fallback, Rule, Score
 from mapex_lightning.runs import PRUNED, find_checkpoint
 
 
@@ -29,7 +32,12 @@ def run(words: Sequence[str]) -> None:
     parser = _Parser("mapex prune", add_help=False, allow_abbrev=False)
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--keep", required=True)
-    parser.add_argument("--coverage", type=float)
+    rules = parser.add_mutually_exclusive_group()
+    for rule in get_args(Rule):
+        if rule != "sealed":
+            rules.add_argument(f"--{rule}", type=float)
+    parser.add_argument("--score", choices=get_args(Score))
+    parser.add_argument("--fallback", choices=get_args(Fallback))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--config", "-c", action="append", default=[])
     known, rest = parser.parse_known_args(words)
@@ -40,13 +48,22 @@ def run(words: Sequence[str]) -> None:
     out = known.out or source.with_name(PRUNED)
     if out.resolve() == source.resolve():
         raise MapexError(f"--out {out} is the checkpoint to prune itself; give another file.")
+    checkpoint = read(source)
+    policy = _policy(known, describe(checkpoint).encoder)
     if known.config:
         from mapex_lightning import cli
 
         configs = [word for name in known.config for word in ("--config", name)]
-        finish(source, out, cli.prune_on_tiles(source, keep, known.coverage, [*configs, *rest]))
+        finish(source, out, cli.prune_on_tiles(source, keep, policy, [*configs, *rest]))
     else:
-        finish(source, out, prune(read(source), keep, known.coverage))
+        finish(source, out, prune(checkpoint, keep, policy))
+
+
+def _policy(known: argparse.Namespace, config: EncoderConfig) -> Policy:
+    """The policy that the words ask for, and the standard one as far as they ask for nothing."""
+    given = [Policy(rule, amount) for rule in get_args(Rule) if (amount := getattr(known, rule, None)) is not None]
+    others = {name: word for name in ("score", "fallback") if (word := getattr(known, name))}
+    return replace(given[0] if given else Policy.standard(config), **others)
 
 
 def finish(source: Path, out: Path, result: tuple[dict[str, Any], Report] | None) -> None:
