@@ -180,7 +180,7 @@ def test_an_unknown_format_is_refused_with_both_numbers(tmp_path: Path, number: 
 
 def as_format_1(checkpoint: dict[str, Any]) -> None:
     """What version 0.1.0 wrote before the census had probabilities."""
-    checkpoint[KEY]["format"] = 1
+    checkpoint[KEY] |= {"format": 1, "head": {"task": "multiclass", "classes": ["a", "b"]}}
     for key in ("routes", "low_rank"):
         del checkpoint[KEY]["encoder"][key]
     for name, value in checkpoint["state_dict"].items():
@@ -189,8 +189,9 @@ def as_format_1(checkpoint: dict[str, Any]) -> None:
 
 
 def test_a_file_of_format_1_is_carried_over(tmp_path: Path) -> None:
-    encoder = load(altered(as_format_1, tmp_path / "old.ckpt"))
-    new = encoder_of(CONFIG)
+    path = altered(as_format_1, tmp_path / "old.ckpt")
+    encoder, new = load(path), encoder_of(CONFIG)
+    assert describe(read(path)).head == {"task": "multiclass", "classes": ["a", "b"], "pool": "mean"}
     assert encoder.config == new.config
     tiles = tiles_of(CONFIG)
     assert torch.equal(encoder(tiles).values, new(tiles).values)

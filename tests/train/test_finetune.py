@@ -116,7 +116,21 @@ def test_a_fine_tuned_checkpoint_brings_its_head_and_its_history_along(finetuned
             assert torch.equal(value, stored[name]), name
     assert not torch.equal(model.head.get_parameter("linear.weight"), model_of().head.get_parameter("linear.weight"))
     assert model.lineage == ("fit: multiclass of 10 classes, all trained, 1 steps",)
-    assert describe(read(finetuned)).head == {"task": "multiclass", "classes": list(source_of().classes)}
+    classes = list(source_of().classes)
+    assert describe(read(finetuned)).head == {"task": "multiclass", "classes": classes, "pool": "mean"}
+
+
+def test_a_head_pools_as_it_was_trained_to(tmp_path: Path) -> None:
+    trainer, path = trainer_of(limit_val_batches=0), tmp_path / "finetuned.ckpt"
+    trainer.fit(model_of(pool="redundancy"), datamodule=tiles_in())
+    trainer.save_checkpoint(path)
+    assert model_of(str(path)).head.pool == "redundancy"
+    assert model_of(str(path), pretrained=False).head.pool == "mean"
+
+
+def test_segmentation_pools_nothing() -> None:
+    with pytest.raises(MapexError, match="leave pool: redundancy out"):
+        model_of(task="segmentation", pool="redundancy")
 
 
 def test_the_control_of_a_fine_tuned_checkpoint_draws_a_head_of_its_own(finetuned: str) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, final
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from mapex_lightning.checkpoint import Description, describe, load_weights, read, weights
+from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.heads import Classifier, Segmenter
+from mapex_lightning.model.tokens import Pool
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
@@ -32,6 +33,8 @@ class FineTune(MapexModule):
         classes: names of the classes; set from the data.
         modalities: the sensors of the data; set from ``data.modalities``.
         train: ``full`` trains everything, ``linear`` the head alone on frozen features.
+        pool: how a tile becomes one vector to classify: ``mean`` over its tokens, or over its sensors by their
+            ``redundancy``: one that says what the others say counts less. A head that comes along pools as it did.
         pretrained: False draws new weights in the shape of the checkpoint's encoder, as a control.
         drop_path: stochastic depth.
         optimiser: learning rate and its like.
@@ -48,6 +51,7 @@ class FineTune(MapexModule):
         classes: Sequence[str],
         modalities: list[str | Modality] | None = None,
         train: Literal["full", "linear"] = "full",
+        pool: Pool = "mean",
         pretrained: bool = True,
         drop_path: float = 0.0,
         optimiser: Optimiser = Optimiser(lr=1e-3, layer_decay=0.9),
@@ -57,21 +61,27 @@ class FineTune(MapexModule):
             raise MapexError(
                 "The data sets share no task and classes, so there is nothing to fine-tune on; use one set with labels."
             )
+        if pool != "mean" and task == "segmentation":
+            raise MapexError(
+                f"Segmentation pools nothing; leave pool: {pool} out, or take a task with labels per tile."
+            )
         built, found = start(encoder, modalities, pretrained, drop_path)
         super().__init__(built, found.lineage, optimiser, seed)
         self.task: Task = task
         self.classes = tuple(classes)
         self.linear = train == "linear"
+        old_head = found.head if pretrained else None
+        self.pool: Pool = pool if old_head is None else old_head["pool"]
         # Of a seed of its own, so that a pruned encoder starts from the very head that the full one starts from.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
             self.head: nn.Module = (
                 Segmenter(built.config.width, len(classes), built.config.patch)
                 if task == "segmentation"
-                else Classifier(built.config.width, len(classes))
+                else Classifier(built.config.width, len(classes), self.pool)
             )
-        if found.head is not None and pretrained:
-            self._take_head(encoder)
+        if old_head is not None:
+            self._take_head(encoder, old_head)
         self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])
         figures = figures_of(task, len(classes))
         self.monitor = f"val/{figures.main}"
@@ -79,17 +89,14 @@ class FineTune(MapexModule):
         for stage in ("val", "test"):
             self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
 
-    def _take_head(self, path: str) -> None:
-        checkpoint = read(find_checkpoint(path))
-        head = describe(checkpoint).head
-        assert head is not None
+    def _take_head(self, path: str, head: Mapping[str, Any]) -> None:
         if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
             raise MapexError(
                 f"{path} was fine-tuned for {head['task']} of {len(head['classes'])} classes "
                 f"({', '.join(head['classes'][:3])}, ...); the data has {self.task} of {len(self.classes)} "
                 f"({', '.join(self.classes[:3])}, ...). Use the data it was trained for, or an encoder without a head."
             )
-        load_weights(self.head, weights(checkpoint, "head."), path)
+        load_weights(self.head, weights(read(find_checkpoint(path)), "head."), path)
 
     def _freeze(self, sensors: list[str]) -> None:
         """Plain DDP wants a gradient for every trained weight: those of sensors without data must not be trained."""
@@ -107,7 +114,7 @@ class FineTune(MapexModule):
         """Encoder, head and lineage."""
         part = "head" if self.linear else "all"
         step = f"fit: {self.task} of {len(self.classes)} classes, {part} trained, {self.trainer.global_step} steps"
-        head = {"task": self.task, "classes": list(self.classes)}
+        head = {"task": self.task, "classes": list(self.classes), "pool": self.pool}
         return Description("finetune", self.encoder.config, (*self.lineage, step), head=head)
 
     def forward(self, tiles: Tiles) -> Tensor:
