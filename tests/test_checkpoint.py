@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mapex_lightning.checkpoint import (
     KEY,
     Description,
     describe,
+    grow,
     load,
     load_weights,
     read,
@@ -195,6 +197,18 @@ def test_a_file_of_format_1_is_carried_over(tmp_path: Path) -> None:
     assert encoder.config == new.config
     tiles = tiles_of(CONFIG)
     assert torch.equal(encoder(tiles).values, new(tiles).values)
+
+
+def test_an_encoder_grows_low_rank_experts_and_everything_else_is_loaded_strictly() -> None:
+    plain, grown = encoder_of(CONFIG), encoder_of(replace(CONFIG, low_rank=2), seed=1)
+    fresh = {name: value.clone() for name, value in grown.state_dict().items() if ".low_rank." in name}
+    grow(grown, plain.state_dict(), "old.ckpt")
+    for name, value in grown.state_dict().items():
+        assert torch.equal(value, fresh.get(name, plain.state_dict().get(name))), name
+    assert fresh
+    lacking = {name: value for name, value in plain.state_dict().items() if name != "norm.weight"}
+    with pytest.raises(MapexError, match=r"old\.ckpt does not fit.*norm\.weight"):
+        grow(grown, lacking, "old.ckpt")
 
 
 NAME = "blocks.0.mixture.experts.inner"

@@ -153,6 +153,17 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
     module.load_state_dict(dict(found), strict=True)
 
 
+def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:
+    """Loads the weights of an encoder without low-rank experts into one that has fresh ones; strictly.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    fresh = {name: value for name, value in encoder.state_dict().items() if ".low_rank." in name}
+    assert not fresh.keys() & found.keys()
+    load_weights(encoder, {**fresh, **found}, source)
+
+
 def load(path: str | Path) -> Encoder:
     """The encoder of a checkpoint, in evaluation mode: pre-trained, pruned or fine-tuned alike.
 
