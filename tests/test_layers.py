@@ -20,7 +20,7 @@ LAYERS = (
     {"tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},
-    {"pruning"},
+    {"pruning", "analysis"},
     {"train"},
     {"cli"},
     {"commands"},
