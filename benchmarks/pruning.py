@@ -168,7 +168,7 @@ class Curves:
         logits = self.logits(head, task)
         found: Figures = {}
 
-        def note(name: str, context: AbstractContextManager[None], encoder: Encoder = self.encoder) -> None:
+        def note(name: str, context: AbstractContextManager[Any], encoder: Encoder = self.encoder) -> None:
             with context:
                 error = masked_errors(encoder, self.decoder, tiles)[sensor].mean
                 changed = self.logits(head, task, encoder)
@@ -214,7 +214,7 @@ class Curves:
             for block, e in kept.items()
         }
 
-    def merged(self, sensor: str, policy: Policy) -> tuple[AbstractContextManager[None], Encoder]:
+    def merged(self, sensor: str, policy: Policy) -> tuple[AbstractContextManager[Any], Encoder]:
         """The full encoder with merged weights, whose tokens follow their experts into those that took them in."""
         report: Report = prune(self.checkpoint, [sensor], Policy(policy.rule, policy.amount, fallback="merged"))[1]
         mine = [self.encoder.config.names.index(sensor)]
