@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mapex_lightning.checkpoint import (
     KEY,
     Description,
     describe,
+    grow,
     load,
     load_decoder,
     load_weights,
@@ -183,7 +184,7 @@ def test_an_unknown_format_is_refused_with_both_numbers(tmp_path: Path, number: 
 
 def as_format_1(checkpoint: dict[str, Any]) -> None:
     """What version 0.1.0 wrote before the census had probabilities."""
-    checkpoint[KEY]["format"] = 1
+    checkpoint[KEY] |= {"format": 1, "head": {"task": "multiclass", "classes": ["a", "b"]}}
     for key in ("routes", "low_rank"):
         del checkpoint[KEY]["encoder"][key]
     for name, value in checkpoint["state_dict"].items():
@@ -192,11 +193,24 @@ def as_format_1(checkpoint: dict[str, Any]) -> None:
 
 
 def test_a_file_of_format_1_is_carried_over(tmp_path: Path) -> None:
-    encoder = load(altered(as_format_1, tmp_path / "old.ckpt"))
-    new = encoder_of(CONFIG)
+    path = altered(as_format_1, tmp_path / "old.ckpt")
+    encoder, new = load(path), encoder_of(CONFIG)
+    assert describe(read(path)).head == {"task": "multiclass", "classes": ["a", "b"], "pool": "mean"}
     assert encoder.config == new.config
     tiles = tiles_of(CONFIG)
     assert torch.equal(encoder(tiles).values, new(tiles).values)
+
+
+def test_an_encoder_grows_low_rank_experts_and_everything_else_is_loaded_strictly() -> None:
+    plain, grown = encoder_of(CONFIG), encoder_of(replace(CONFIG, low_rank=2), seed=1)
+    fresh = {name: value.clone() for name, value in grown.state_dict().items() if ".low_rank." in name}
+    grow(grown, plain.state_dict(), "old.ckpt")
+    for name, value in grown.state_dict().items():
+        assert torch.equal(value, {**plain.state_dict(), **fresh}[name]), name
+    assert fresh
+    lacking = {name: value for name, value in plain.state_dict().items() if name != "norm.weight"}
+    with pytest.raises(MapexError, match=r"old\.ckpt does not fit.*norm\.weight"):
+        grow(grown, lacking, "old.ckpt")
 
 
 NAME = "blocks.0.mixture.experts.inner"

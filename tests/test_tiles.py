@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from mapex_lightning.errors import MapexError
-from mapex_lightning.tiles import Tile, Tiles, collate
+from mapex_lightning.tiles import Tile, Tiles, collate, drop_sensors
 from tests.builders import HEIGHT, OPTICAL, RADAR, SENSORS
 
 EXTENT = 160.0
@@ -113,3 +113,37 @@ def test_tiles_move_to_a_device_whole() -> None:
     found = collate([RADAR_ONLY], SENSORS, EXTENT).to(torch.device("meta"))
     assert {value.device.type for part in (found.images, found.present) for value in part.values()} == {"meta"}
     assert found.names == ("a",)
+
+
+def many(tiles: int = 3000) -> Tiles:
+    """All sensors, but for every third tile, which has two."""
+    batch = Tiles.of(**{name: torch.ones(tiles, 1, 1, 1) for name in ("s1", "s2", "dem")})
+    batch.present["s1"][::3] = False
+    batch.images["s1"][::3] = 0.0
+    return batch
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.9])
+def test_dropped_sensors_are_as_if_they_had_not_been_there_and_a_tile_keeps_one(probability: float) -> None:
+    tiles = many()
+    found = drop_sensors(tiles, probability, torch.Generator().manual_seed(0))
+    assert torch.stack(list(found.present.values())).any(0).all()
+    for name, here in found.present.items():
+        assert not (here & ~tiles.present[name]).any()
+        assert torch.equal(found.images[name][:, 0, 0, 0], here.float())
+
+
+@pytest.mark.parametrize("probability", [0.3, 0.9])
+def test_sensors_are_dropped_as_often_as_asked_but_for_the_last(probability: float) -> None:
+    found = drop_sensors(many(), probability, torch.Generator().manual_seed(0))
+    number = torch.stack(list(found.present.values())).sum(0)
+    of_two, of_three = number[::3].float(), torch.cat([number[1::3], number[2::3]]).float()
+    for counts, sensors in ((of_two, 2), (of_three, 3)):
+        expected = sensors * (1 - probability) + probability**sensors  # where all would go, one stays
+        assert counts.mean() == pytest.approx(expected, abs=0.06)
+
+
+def test_the_same_seed_drops_the_same_sensors() -> None:
+    one, other, third = (drop_sensors(many(), 0.5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one.present["s2"], other.present["s2"])
+    assert not torch.equal(one.present["s2"], third.present["s2"])

@@ -38,7 +38,7 @@ class Description:
         kind: what made it last.
         encoder: the encoder, with bands, units, statistics and experts per block.
         lineage: what was done to get here, oldest first, a line each.
-        head: for a fine-tuned model, its task and classes.
+        head: for a fine-tuned model, its task, its classes and how it pools.
         decoder: for a pre-training run, the shape of its decoder.
     """
 
@@ -102,8 +102,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _from_format_1(found: dict[str, Any]) -> None:
-    """Format 1 knew neither routes nor low-rank experts, and its census did not sum the router's probabilities."""
+    """Format 1 had no routes, no low-rank experts, one way to pool, and a census without the router's probabilities."""
     found[KEY]["encoder"] |= {"routes": [], "low_rank": 0}
+    if found[KEY]["head"] is not None:
+        found[KEY]["head"]["pool"] = "mean"
     for name, value in found["state_dict"].items():
         if name.endswith(".census"):
             found["state_dict"][name] = torch.cat([value, torch.zeros_like(value[:1])])
@@ -150,6 +152,17 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
             f"shape, such as {', '.join(differ[:3])}. The file was altered; write it anew."
         )
     module.load_state_dict(dict(found), strict=True)
+
+
+def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:
+    """Loads the weights of an encoder without low-rank experts into one that has fresh ones; strictly.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    fresh = {name: value for name, value in encoder.state_dict().items() if ".low_rank." in name}
+    assert not fresh.keys() & found.keys()
+    load_weights(encoder, {**fresh, **found}, source)
 
 
 def load(path: str | Path) -> Encoder:

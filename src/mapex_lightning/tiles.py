@@ -97,6 +97,25 @@ class Tiles(NamedTuple):
         )
 
 
+def drop_sensors(tiles: Tiles, probability: float, generator: torch.Generator) -> Tiles:
+    """Takes sensors away from tiles at random, as if they had not been there; every tile keeps one or more.
+
+    A model that is to work with missing sensors must see them missing in training (Input Sensor Dropout, arXiv
+    2407.15512).
+
+    Args:
+        tiles: B tiles.
+        probability: of each sensor of each tile.
+        generator: of randomness, on the device of the tiles.
+    """
+    here = torch.stack(list(tiles.present.values()), dim=1)
+    luck = torch.rand(here.shape, generator=generator, device=here.device).masked_fill(~here, -1.0)
+    stays = here & ((luck >= probability) | (luck == luck.amax(1, keepdim=True)))
+    present = dict(zip(tiles.present, stays.unbind(1), strict=True))
+    images = {name: image.masked_fill(~present[name][:, None, None, None], 0.0) for name, image in tiles.images.items()}
+    return tiles._replace(images=images, present=present)
+
+
 def collate(tiles: Sequence[Tile], modalities: Sequence[Modality], extent: float) -> Tiles:
     """Stacks tiles of equal extent into a batch; absent sensors become zeros with ``present=False``.
 

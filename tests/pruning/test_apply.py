@@ -59,10 +59,11 @@ class Case:
     sensors: tuple[Modality, ...] = (RADAR, OPTICAL, HEIGHT)
     keep: tuple[str, ...] = ("s1",)
     width: int = 16
+    low_rank: int = 0
 
     @property
     def config(self) -> EncoderConfig:
-        return config_of(self.experts, self.sensors, router=self.router, top_k=self.top_k, width=self.width)
+        return config_of(self.experts, self.sensors, self.router, self.top_k, width=self.width, low_rank=self.low_rank)
 
     def tiles(self, *names: str, seed: int = 0) -> Tiles:
         return only(tiles_of(self.config, 8, seed, self.dtype), *(names or self.config.names))
@@ -92,6 +93,7 @@ def drawn(draw: st.DrawFn) -> Case:
         sensors=tuple(sensors),
         keep=tuple(draw(st.lists(st.sampled_from(names), min_size=1, unique=True))),
         width=draw(st.sampled_from([8, 16])),
+        low_rank=draw(st.sampled_from([0, 2])),
     )
 
 
@@ -163,6 +165,28 @@ def test_keeping_everything_changes_nothing(case: Case, score: Score, fallback: 
     assert report.parameters[0] == report.parameters[1]
     assert report.bytes[0] == report.bytes[1]
     assert all(value == pytest.approx(1) for blocks in report.retained.values() for value in blocks.values())
+
+
+@steady
+@given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True), st.floats(0.05, 1.0), st.integers(0, 9))
+def test_specialised_experts_go_with_their_sensor_and_collaborative_ones_stay_by_frequency(
+    keep: list[str], coverage: float, seed: int
+) -> None:
+    everybodys = (3, 4, 5)  # and one more expert for each of the three sensors
+    config = config_of((6,), router="grouped", top_k=2, allowed=(tuple((m, *everybodys) for m in range(3)),))
+    encoder = encoder_of(config, seed)
+    observe(encoder, tiles_of(config, 16))
+    kept = prune(checkpoint_of(encoder), keep, Policy("coverage", coverage, "frequency"))[1].experts[0]
+    tokens = encoder.mixtures[0].census[CENSUS.index("tokens")]
+    needed = set()
+    for sensor in (config.names.index(name) for name in keep):
+        often = sorted((sensor, *everybodys), key=lambda e: -float(tokens[sensor, e]))
+        total, n = float(tokens[sensor].sum()), 1
+        while float(tokens[sensor, often[:n]].sum()) < coverage * total * (1 - 1e-9):
+            n += 1
+        needed |= set(often[:n])
+    assert set(kept) == needed
+    assert set(kept) - set(everybodys) <= {config.names.index(name) for name in keep}
 
 
 def test_a_dead_expert_is_not_kept() -> None:

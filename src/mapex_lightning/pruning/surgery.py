@@ -80,6 +80,8 @@ class Cut:
             if parts[1] == "modality":
                 return value.index_select(0, kept)
             return value.clone() if parts[2] in self.keep else None
+        if "low_rank" in parts:
+            return value.clone() if parts[-1].startswith("pattern") else value[kept]
         if "mixture" not in parts:
             return value.clone()
         block = int(parts[1])

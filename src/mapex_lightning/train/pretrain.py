@@ -38,6 +38,7 @@ class Pretrain(MapexModule):
         every: every how many blocks, from the first on, the feed-forward is a mixture; 0 for the dense twin.
         router: how tokens choose experts; see `mapex_lightning.model.router.Router`.
         top_k: experts per token.
+        collaborative: experts that every sensor may choose besides its own, with ``router: grouped``.
         patch: side of a patch in pixels.
         visible: share of a view's tokens that the encoder sees.
         decoder: shape of the decoder; by default half as wide as the encoder, two blocks deep. A pre-training
@@ -60,6 +61,7 @@ class Pretrain(MapexModule):
         every: int = 2,
         router: RouterMode = "conditioned",
         top_k: int = 1,
+        collaborative: int = 0,
         patch: int = 8,
         visible: float = 0.25,
         decoder: DecoderConfig | None = None,
@@ -68,7 +70,8 @@ class Pretrain(MapexModule):
         seal: float | None = 0.9,
         seed: int = 0,
     ) -> None:
-        built, found = start(encoder, modalities, experts=experts, every=every, router=router, top_k=top_k, patch=patch)
+        shape: dict[str, Any] = {"experts": experts, "every": every, "top_k": top_k, "patch": patch}
+        built, found = start(encoder, modalities, router=router, collaborative=collaborative, **shape)
         super().__init__(built, found.lineage, optimiser, seed)
         if found.decoder is None:
             self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
