@@ -114,7 +114,7 @@ def _pruning_cards(report: Report, comparison: Comparison | None) -> Html:
     }
     if comparison is not None:
         before, after = comparison.full.median, comparison.pruned.median
-        cards["latency of one tile"] = (f"{before:.1f} {ARROW} {after:.1f} ms", _change(before, after))
+        cards["latency of one tile"] = (f"{before:.1f} {ARROW} {after:.1f} ms", comparison.change)
         cards["change of the output"] = (
             f"{comparison.difference:.1e}",
             f"at most, of the features' size, on {comparison.tiles} tiles",
@@ -208,7 +208,14 @@ def info_page(info: Info, analysis: Analysis | None = None) -> str:
     elif info.usage:
         found.append(_census(info))
     found.append(section("Lineage", steps(info.description.lineage)))
-    return page(info.source, f"{info.heading()}. It reads {', '.join(config.names)}.", _cards(info), *found, foot=FOOT)
+    heading = info.heading()
+    return page(
+        info.source,
+        f"{heading[0].upper()}{heading[1:]}. It reads {', '.join(config.names)}.",
+        _cards(info),
+        *found,
+        foot=FOOT,
+    )
 
 
 def info_pictures(info: Info, analysis: Analysis | None = None) -> dict[str, Picture]:
