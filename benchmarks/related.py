@@ -30,7 +30,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmarks.ablation.tiles import Source, collect, even, floods
+from benchmarks.ablation.tiles import Source, collect, floods
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, save
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
@@ -81,10 +81,15 @@ def world(data: Path) -> World:
     return World(
         sensors=tuple(_measured(name, image) for name, image in found["train"].images.items()),
         unlabelled=found["train"].crops(),
-        held_out=held_out.take(even(len(held_out), 8 * BATCH)),
+        held_out=_spread(held_out, 8 * BATCH),
         labelled=labelled.take(order[:LABELLED]),
-        tested=tested.take(even(len(tested), TESTED)),
+        tested=_spread(tested, TESTED),
     )
+
+
+def _spread(source: Source, count: int) -> Source:
+    """As many tiles of a source, evenly over it."""
+    return source.take(torch.linspace(0, len(source) - 1, count).long())
 
 
 def _four(source: Source) -> Source:
@@ -104,13 +109,6 @@ def batches(source: Source) -> Iterable[tuple[Tiles, Tensor | None]]:
     for start in range(0, len(source), BATCH):
         part = source.take(range(start, min(start + BATCH, len(source))))
         yield Tiles.of(**part.images), part.labels
-
-
-def seen_by(tiles: Tiles, names: Iterable[str]) -> Tiles:
-    """The tiles as they are where only these sensors have been there."""
-    there = set(names)
-    present = {name: here & (name in there) for name, here in tiles.present.items()}
-    return tiles._replace(present=present)
 
 
 def pretrain(world: World, seed: int, steps: int, **settings: Any) -> Pretrain:
@@ -191,7 +189,7 @@ def masked_error(model: Pretrain, encoder: Encoder, world: World, keep: Sequence
     """Mean error on hidden patches of held-out crops, under the same masks every time, seen by some sensors."""
     masks, found = torch.Generator().manual_seed(0), []
     for tiles, _ in batches(world.held_out):
-        seen = seen_by(tiles, keep or encoder.config.names)
+        seen = tiles.only(keep or encoder.config.names)
         errors = reconstruct(encoder, model.decoder, seen, model.visible, masks).errors
         found.append(float(mean_over_modalities(errors)))
     return statistics.mean(found)
@@ -277,7 +275,7 @@ def missing(world: World, seed: int, steps: int, path: Path, variant: str) -> Re
 @torch.no_grad()
 def accuracy(model: FineTune, source: Source, names: Sequence[str]) -> float:
     """Mean over the classes of the share of a class's crops that is told right, seen by some sensors."""
-    right = torch.cat([(model(seen_by(tiles, names)).argmax(1) == label) for tiles, label in batches(source)])
+    right = torch.cat([(model(tiles.only(names)).argmax(1) == label) for tiles, label in batches(source)])
     assert source.labels is not None
     return statistics.mean(float(right[source.labels == label].float().mean()) for label in (0, 1))
 

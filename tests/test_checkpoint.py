@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from mapex_lightning.checkpoint import (
     describe,
     grow,
     load,
+    load_decoder,
     load_weights,
     read,
     save,
     write,
 )
 from mapex_lightning.errors import MapexError
+from mapex_lightning.model.decoder import Decoder, DecoderConfig
 from mapex_lightning.model.encoder import Encoder
 from tests.builders import checkpoint_of, config_of, encoder_of, observe, tiles_of
 
@@ -272,3 +274,21 @@ def test_a_description_determines_every_name_and_shape() -> None:
     encoder = encoder_of(CONFIG)
     anew = Encoder(describe(checkpoint_of(encoder)).encoder)
     assert {n: v.shape for n, v in anew.state_dict().items()} == {n: v.shape for n, v in encoder.state_dict().items()}
+
+
+def test_a_decoder_comes_back_with_its_weights(tmp_path: Path) -> None:
+    encoder, shape = encoder_of(config_of()), DecoderConfig(width=16, depth=1, heads=2)
+    decoder = Decoder(encoder.config, shape)
+    content = checkpoint_of(encoder)
+    content["state_dict"] |= {f"decoder.{name}": value for name, value in decoder.state_dict().items()}
+    content[KEY]["decoder"] = asdict(shape)
+    write(content, tmp_path / "whole.ckpt")
+    found = load_decoder(tmp_path / "whole.ckpt")
+    assert found is not None
+    assert not found.training
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, decoder.state_dict()[name]), name
+
+
+def test_a_checkpoint_without_a_decoder_has_none(file: Path) -> None:
+    assert load_decoder(file) is None

@@ -80,6 +80,41 @@ def test_batches_pass_the_default_collate_of_torch() -> None:
     assert batch.images["s1"].shape == (2, 2, 8, 8)
 
 
+def test_some_sensors_of_a_batch_keep_their_pixels_and_the_order_that_is_asked_for() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    found = tiles.only(["dem", "s1", "never"])
+    assert list(found.images) == list(found.present) == ["dem", "s1"]
+    assert found.images["dem"] is tiles.images["dem"]
+    assert found.names == ("a", "b")
+
+
+def test_some_rows_of_a_batch_are_those_tiles() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    found = tiles.rows(torch.tensor([1]))
+    assert found.names == ("b",)
+    assert found.images["dem"].eq(3.0).all()
+    assert found.present["dem"].tolist() == [True]
+
+
+def test_tiles_without_names_have_rows_too() -> None:
+    found = Tiles.of(s1=torch.arange(3.0)[:, None, None, None]).rows(torch.tensor([2, 0]))
+    assert found.images["s1"].flatten().tolist() == [2.0, 0.0]
+    assert found.names == ()
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
+def test_parts_of_a_batch_are_all_of_it(size: int, sizes: list[int]) -> None:
+    parts = Tiles.of(s1=torch.arange(3.0)[:, None, None, None]).parts(size)
+    assert [part.batch_size for part in parts] == sizes
+    assert [float(value) for part in parts for value in part.images["s1"]] == [0.0, 1.0, 2.0]
+
+
+def test_tiles_move_to_a_device_whole() -> None:
+    found = collate([RADAR_ONLY], SENSORS, EXTENT).to(torch.device("meta"))
+    assert {value.device.type for part in (found.images, found.present) for value in part.values()} == {"meta"}
+    assert found.names == ("a",)
+
+
 def many(tiles: int = 3000) -> Tiles:
     """All sensors, but for every third tile, which has two."""
     batch = Tiles.of(**{name: torch.ones(tiles, 1, 1, 1) for name in ("s1", "s2", "dem")})

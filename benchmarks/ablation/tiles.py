@@ -124,7 +124,7 @@ def held_out(sources: Mapping[str, Source], most: int) -> list[Tiles]:
     parts = []
     for source in sources.values():
         crops = source.crops()
-        parts.append(crops.take(even(len(crops), most)))
+        parts.append(crops.take(torch.linspace(0, len(crops) - 1, min(most, len(crops))).long()))
     return [gathered([part.take(range(i, min(i + 64, len(part))))]) for part in parts for i in range(0, len(part), 64)]
 
 
@@ -140,11 +140,6 @@ def gathered(parts: Sequence[Source]) -> Tiles:
             images[name][run], present[name][run] = image, True
         start = run.stop
     return Tiles(images, present)
-
-
-def even(count: int, most: int) -> Tensor:
-    """Up to `most` of `count` indices, evenly over them."""
-    return torch.linspace(0, count - 1, min(most, count)).long()
 
 
 def floods(source: Source) -> Source:

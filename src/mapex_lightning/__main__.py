@@ -18,6 +18,7 @@ commands:
   test       figures on the test split
   predict    classes per tile as CSV, or class maps as GeoTIFF
   prune      keep the experts of some sensors and cut away all others
+  info       what a checkpoint is, and what its experts do
 
   mapex COMMAND --help tells more;  mapex --version prints the version
 """
@@ -99,6 +100,23 @@ Writes the part of a model that some sensors need, as a checkpoint that stands a
   mapex prune --ckpt last.ckpt --keep s2 --size 0.4 --fallback merged
   mapex prune --ckpt last.ckpt --keep s2 --config eurosat.yaml --trainer.devices 2
 """,
+    "info": """\
+usage: mapex info CKPT [--json] [--config TILES [--tiles N]] [--out FOLDER]
+
+Prints what a checkpoint is: its sensors with bands, units and statistics, its experts, parameters, lineage, format and
+versions, and from the census that it carries which sensor uses which expert. That needs no data.
+
+  CKPT              a file; a bare name such as last.ckpt is looked for here, then in the newest run
+  --json            the same for programs
+  --config TILES    look at validation tiles of this config: how far experts belong to sensors, beside controls, and
+                    what reconstruction suffers without them; further --KEY VALUE settings are those of that config
+  --tiles N         how many tiles, spread over the split; 128 by default
+  --out FOLDER      where info.html, info.json and the heat maps go; by default, where there are tiles, the folder
+                    CKPT-info beside the checkpoint
+
+  mapex info last.ckpt
+  mapex info last.ckpt --config pretrain.yaml
+""",
 }
 
 
@@ -148,6 +166,10 @@ def _dispatch(command: str, rest: list[str]) -> None:
         from mapex_lightning.commands import prune
 
         prune.run(rest)
+    elif command == "info":
+        from mapex_lightning.commands import info
+
+        info.run(rest)
     else:
         from mapex_lightning import cli
 

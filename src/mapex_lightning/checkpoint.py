@@ -17,6 +17,7 @@ from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
 
 if TYPE_CHECKING:
+    from mapex_lightning.model.decoder import Decoder
     from mapex_lightning.model.encoder import Encoder
 
 FORMAT = 2
@@ -173,12 +174,44 @@ def load(path: str | Path) -> Encoder:
     Raises:
         MapexError: see `read`.
     """
+    return encoder_of(read(path), str(path))
+
+
+def encoder_of(checkpoint: Mapping[str, Any], source: str) -> Encoder:
+    """The encoder of a checkpoint in memory, in evaluation mode.
+
+    Args:
+        checkpoint: as `read` returns it.
+        source: where it comes from, for errors.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
     from mapex_lightning.model.encoder import Encoder  # timm takes seconds to import, and pruning needs no layer
 
-    checkpoint = read(path)
     encoder = Encoder(describe(checkpoint).encoder)
-    load_weights(encoder, weights(checkpoint, ENCODER), str(path))
+    load_weights(encoder, weights(checkpoint, ENCODER), source)
     return encoder.eval()
+
+
+def load_decoder(path: str | Path) -> Decoder | None:
+    """The decoder of a pre-training checkpoint, in evaluation mode; None where there is none, as after pruning.
+
+    Args:
+        path: a file that `mapex fit` or `mapex prune` wrote.
+
+    Raises:
+        MapexError: see `read`.
+    """
+    from mapex_lightning.model.decoder import Decoder, DecoderConfig
+
+    checkpoint = read(path)
+    description = describe(checkpoint)
+    if description.decoder is None:
+        return None
+    decoder = Decoder(description.encoder, DecoderConfig(**description.decoder))
+    load_weights(decoder, weights(checkpoint, "decoder."), str(path))
+    return decoder.eval()
 
 
 def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:

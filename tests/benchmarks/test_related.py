@@ -17,14 +17,12 @@ from benchmarks.related import (
     inside,
     missing,
     pretrain,
-    seen_by,
     table,
     tiers,
     tuned,
 )
 from mapex_lightning.checkpoint import save
 from mapex_lightning.modality import Modality
-from mapex_lightning.tiles import Tiles
 from tests.builders import config_of, encoder_of, observe, tiles_of
 
 SENSORS = tuple(Modality(name, (name,), 10.0, "8-bit", (100.0,), (50.0,)) for name in ("radar", "swir", "nir", "green"))
@@ -37,14 +35,6 @@ def crops(count: int, seed: int = 0) -> Source:
 
 
 WORLD = World(SENSORS, crops(8), crops(6, 1), crops(8, 2), crops(6, 3))
-
-
-def test_other_sensors_are_as_if_they_had_not_been_there() -> None:
-    tiles = Tiles.of(**WORLD.tested.images)
-    seen = seen_by(tiles, ["nir"])
-    assert {name: bool(here.any()) for name, here in seen.present.items()} == {
-        name: name == "nir" for name in tiles.images
-    }
 
 
 def test_routing_inside_experts_is_what_pruning_to_them_does() -> None:

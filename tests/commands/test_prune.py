@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load, save
 from tests.builders import config_of, encoder_of, observe, seal, tiles_of
+from tests.markup import parsed
+from tests.workshop import SMALL, TILES, pretrain
 
 
 @pytest.fixture
@@ -65,3 +68,35 @@ def test_words_that_make_no_policy_are_refused_and_nothing_is_written(
     assert main(["prune", "--ckpt", str(saved), "--keep", "s1,s2", *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(saved.parent.glob("pruned*"))
+
+
+def test_a_page_and_the_heat_maps_stand_beside_the_checkpoint(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "--ckpt", str(saved), "--keep", "s1,s2", "--out", str(saved.with_name("two.ckpt"))]) == 0
+    page = parsed(saved.with_name("two.html").read_text(encoding="utf-8"))
+    assert (page.left_open, page.loads) == ([], [])
+    report = json.loads(saved.with_name("two.json").read_text())
+    assert f"{report['parameters']['after']:,}" in page.words
+    assert report["comparison"] is None
+    assert "prune --keep s1,s2 --coverage 0.99" in page.words
+    with Image.open(saved.with_name("two-experts.png")) as picture:
+        assert picture.size[0] > 6 * 60
+    out = capsys.readouterr().out
+    assert "not measured, give --config TILES" in out
+    assert str(saved.with_name("two.html")) in out
+
+
+def test_on_tiles_full_and_pruned_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = pretrain("--data.modalities", "[s1, s2]")
+    words = ["--config", "pretrain.yaml", "--data.sets", TILES, *SMALL, "--data.modalities", "[s1, s2]"]
+    assert main(["prune", "--ckpt", "last.ckpt", "--keep", "s2", *words]) == 0
+    found = json.loads(last.with_name("pruned.json").read_text())
+    assert found["exact"]
+    assert found["comparison"]["tiles"] <= 6
+    assert found["comparison"]["difference"] < 1e-5
+    assert found["comparison"]["full"]["median"] > 0
+    text = parsed(last.with_name("pruned.html").read_text(encoding="utf-8")).text
+    assert f"{found['comparison']['pruned']['median']:.2f} ms" in text
+    assert "latency of one tile" in capsys.readouterr().out

@@ -7,20 +7,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from mapex_lightning.checkpoint import describe, read, write
+from mapex_lightning.commands.parser import Parser
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import write_text
+from mapex_lightning.heatmap import draw, write_png
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.pruning import Policy, Report, prune
 from mapex_lightning.pruning.choice import Fallback, Rule, Score
+from mapex_lightning.report import pruning_maps, pruning_page
 from mapex_lightning.runs import PRUNED, find_checkpoint
 
+if TYPE_CHECKING:
+    from mapex_lightning.comparison import Comparison  # with timm behind it, which takes seconds to import
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise MapexError(f"{message[0].upper()}{message[1:]}. See mapex prune --help.")
+NOT_COMPARED = "  latency and change of output: not measured, give --config TILES"
 
 
 def run(words: Sequence[str]) -> None:
@@ -29,8 +32,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         MapexError: a word is wrong, the checkpoint cannot be used, or the output cannot be written.
     """
-    parser = _Parser("mapex prune", add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt", required=True)
+    parser = Parser("prune")
     parser.add_argument("--keep", required=True)
     rules = parser.add_mutually_exclusive_group()
     for rule in get_args(Rule):
@@ -39,10 +41,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--score", choices=get_args(Score))
     parser.add_argument("--fallback", choices=get_args(Fallback))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--config", "-c", action="append", default=[])
-    known, rest = parser.parse_known_args(words)
-    if rest and not known.config:
-        raise MapexError(f"{rest[0]} is no option of mapex prune without --config TILES. See mapex prune --help.")
+    known, settings = parser.read(list(words))
     source = find_checkpoint(known.ckpt)
     keep = tuple(name.strip() for name in known.keep.split(",") if name.strip())
     out = known.out or source.with_name(PRUNED)
@@ -50,13 +49,12 @@ def run(words: Sequence[str]) -> None:
         raise MapexError(f"--out {out} is the checkpoint to prune itself; give another file.")
     checkpoint = read(source)
     policy = _policy(known, describe(checkpoint).encoder)
-    if known.config:
+    if settings:
         from mapex_lightning import cli
 
-        configs = [word for name in known.config for word in ("--config", name)]
-        finish(source, out, cli.prune_on_tiles(source, keep, policy, [*configs, *rest]))
+        finish(source, out, cli.prune_on_tiles(source, keep, policy, settings))
     else:
-        finish(source, out, prune(checkpoint, keep, policy))
+        finish(source, out, (*prune(checkpoint, keep, policy), None))
 
 
 def _policy(known: argparse.Namespace, config: EncoderConfig) -> Policy:
@@ -66,12 +64,18 @@ def _policy(known: argparse.Namespace, config: EncoderConfig) -> Policy:
     return replace(given[0] if given else Policy.standard(config), **others)
 
 
-def finish(source: Path, out: Path, result: tuple[dict[str, Any], Report] | None) -> None:
+def finish(source: Path, out: Path, result: tuple[dict[str, Any], Report, Comparison | None] | None) -> None:
     """Writes checkpoint and report and prints the latter; None is the result of a process that must not write."""
     if result is None:
         return
-    checkpoint, report = result
+    checkpoint, report, comparison = result
+    measured = None if comparison is None else comparison.plain()
+    plain = {"source": str(source), **report.plain(), "comparison": measured}
+    lineage = describe(checkpoint).lineage
+    page, picture = pruning_page(report, str(source), str(out), lineage, comparison), draw(pruning_maps(report))
     write(checkpoint, out)
-    summary = {"source": str(source), **report.plain()}
-    write_whole(out.with_suffix(".json"), lambda beside: beside.write_text(json.dumps(summary, indent=2) + "\n"))
-    print(f"{source}\n{report.table()}\n{out}", flush=True)
+    write_text(out.with_suffix(".json"), json.dumps(plain, indent=2) + "\n")
+    write_text(out.with_suffix(".html"), page)
+    write_png(picture, out.with_name(f"{out.stem}-experts.png"))
+    print(f"{source}\n{report.table()}\n{NOT_COMPARED if comparison is None else comparison.table()}", flush=True)
+    print(f"{out}\n{out.with_suffix('.html')}", flush=True)

@@ -99,7 +99,7 @@ def mutual_information(table: Tensor) -> Tensor:
 
 
 def effective_experts(table: Tensor) -> Tensor:
-    """Exp of the entropy of each modality's experts: (M, E) to (M,), from 1 to E; NaN for one without tokens."""
+    """Exponential of each modality's entropy: (M, E) to (M,), from 1 to E experts; NaN for one without tokens."""
     return torch.where(table.sum(1) > 0, entropy(shares(table)).exp(), torch.nan)
 
 
