@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,9 @@ def test_a_study_measures_everything_once_and_tells_it(tmp_path: Path) -> None:
     save(pretrain(WORLD, 0, 1).encoder, path)
     for _ in range(2):
         for variant in TUNINGS:
-            study.note("missing", variant, 0, lambda v=variant: missing(WORLD, 0, 1, path, v))
+            study.note("missing", variant, 0, partial(missing, WORLD, 0, 1, path, variant))
         for variant in TIERS:
-            study.note("tiers", variant, 0, lambda v=variant: tiers(WORLD, 0, 1, v))
+            study.note("tiers", variant, 0, partial(tiers, WORLD, 0, 1, variant))
         study = Study(tmp_path)
     assert len(study.results) == len(TUNINGS) + len(TIERS)
     told = table(study.results)
