@@ -53,6 +53,7 @@ PARTS = (
     ("dense", "dense feed-forwards"),
     ("attention", "attention"),
     ("patchify", "patch embeddings"),
+    ("low_rank", "low-rank experts"),
     ("norm", "norms"),
     ("", "others"),
 )
