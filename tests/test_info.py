@@ -52,6 +52,14 @@ def test_every_weight_of_every_router_belongs_to_a_part(router: RouterMode, low_
     assert ("low-rank experts" in found.parameters) == bool(low_rank)
 
 
+def test_low_rank_experts_are_told_where_there_are_some(tmp_path: Path) -> None:
+    found, plain = (told(encoder_of(config_of((3, 0), low_rank=rank)), tmp_path) for rank in (2, 0))
+    assert found.parameters["low-rank experts"] == 2 * (2 * 2 * 16 * (3 + 4) + 3 * 4)  # blocks, (down + up) and gates
+    assert "low-rank experts of rank 2" in found.table()
+    assert "others" not in found.parameters
+    assert "low-rank" not in plain.table()
+
+
 def test_sensors_are_described_with_bands_units_and_statistics(encoder: Encoder, tmp_path: Path) -> None:
     found = told(encoder, tmp_path)
     assert [Modality.of(entry) for entry in found.plain()["modalities"]] == list(encoder.config.modalities)

@@ -51,6 +51,7 @@ PARTS = (
     ("mixture.shared", "shared experts"),
     ("mixture.router", "routers"),
     ("dense", "dense feed-forwards"),
+    ("low_rank", "low-rank experts"),
     ("attention", "attention"),
     ("patchify", "patch embeddings"),
     ("low_rank", "low-rank experts"),
@@ -154,6 +155,7 @@ class Info:
         return (
             f"{config.width} wide, {config.heads} heads, patches of {config.patch} x {config.patch} pixels, "
             f"{config.depth} blocks, {mixtures}"
+            f"{f', low-rank experts of rank {config.low_rank}' if config.low_rank else ''}"
         )
 
     def table(self) -> str:
