@@ -50,7 +50,7 @@ thead th { border-bottom: 1px solid var(--line); vertical-align: bottom; font-si
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 .number { text-align: right; white-space: nowrap; }
 table.heat { border-collapse: separate; border-spacing: 2px 0; }
-table.heat th, table.heat td { padding: .35rem 0; border: 0; vertical-align: middle; }
+table.heat th, table.heat td { padding: .35rem .2rem; border: 0; vertical-align: middle; }
 table.heat thead th { vertical-align: bottom; }
 table.heat tbody th { padding-right: .9rem; }
 table.heat thead th + th, table.heat td { min-width: 3rem; text-align: center; }
