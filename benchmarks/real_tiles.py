@@ -25,8 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mapex_lightning import cli, prune_command
+from mapex_lightning import cli
 from mapex_lightning.checkpoint import describe, load, load_weights, read, weights
+from mapex_lightning.commands import prune as prune_command
 from mapex_lightning.data import EuroSAT
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.tileset import Split
@@ -34,7 +35,7 @@ from mapex_lightning.model.config import Allowed
 from mapex_lightning.model.decoder import Decoder, DecoderConfig
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.reconstruction import reconstruct
-from mapex_lightning.pruning import choose
+from mapex_lightning.pruning import Kept, prune
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import tiles_of
 
@@ -119,12 +120,10 @@ class Study:
         """Masked reconstruction of the kept sensor alone, on test tiles, for several ways to choose experts."""
         checkpoint = read(full)
         config = describe(checkpoint).encoder
-        census = {b: checkpoint["state_dict"][f"encoder.blocks.{b}.mixture.census"] for b in config.mixtures}
-        chosen = choose(config, census, [sensor], None)
-        kept = {block: chosen[block][0] for block in config.mixtures}
+        kept = prune(checkpoint, [sensor])[1].experts
         rng = np.random.default_rng(self.seed)
 
-        def with_experts(experts: dict[int, tuple[int, ...]]) -> float:
+        def with_experts(experts: Kept) -> float:
             encoder = load(full)
             many = len(config.modalities)
             allowed: Allowed = tuple((experts[b],) * many if b in experts else () for b in range(config.depth))

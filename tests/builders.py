@@ -13,7 +13,7 @@ from mapex_lightning.checkpoint import ENCODER, KEY, Description, describe, load
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import Allowed, EncoderConfig, RouterMode
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.pruning import sets
+from mapex_lightning.pruning import sealing
 from mapex_lightning.tiles import Tiles
 
 RADAR = Modality("s1", ("VV", "VH"), 10.0, "dB", (-12.0, -19.0), (5.0, 6.0), speckle=True)
@@ -37,6 +37,7 @@ def config_of(
     top_k: int = 1,
     allowed: Allowed = (),
     width: int = 16,
+    low_rank: int = 0,
 ) -> EncoderConfig:
     """A tiny encoder's description; a grouped router gets its groups and its shared expert."""
     if router == "grouped" and not allowed:
@@ -54,6 +55,7 @@ def config_of(
         router_dim=8,
         shared=router == "grouped",
         allowed=allowed,
+        low_rank=low_rank,
     )
 
 
@@ -64,13 +66,20 @@ def dealt(experts: int, sensors: int) -> tuple[tuple[int, ...], ...]:
 
 
 def encoder_of(config: EncoderConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Encoder:
-    """An encoder with random weights whose router has made up its mind: every expert finds some tokens."""
+    """An encoder with random weights: its router has made up its mind, so every expert finds some tokens.
+
+    Its low-rank experts are past their start, where they do nothing.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = Encoder(config)
     with torch.no_grad():
         for mixture in encoder.mixtures.values():
             mixture.router.weight.mul_(8)
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in encoder.named_parameters():
+            if name.endswith(("sensor_up", "pattern_up")):
+                weight.normal_(generator=generator)
     return encoder.to(dtype).eval()
 
 
@@ -112,7 +121,7 @@ def census_of(encoder: Encoder) -> dict[int, Tensor]:
 
 def seal(encoder: Encoder, coverage: float) -> None:
     """Seals an encoder at a coverage of the census that it has."""
-    encoder.seal(sets(encoder.config, census_of(encoder), coverage))
+    encoder.seal(sealing(encoder.config, census_of(encoder), coverage))
 
 
 def checkpoint_of(encoder: Encoder, head: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from mapex_lightning.checkpoint import (
     KEY,
     Description,
     describe,
+    grow,
     load,
+    load_decoder,
     load_weights,
     read,
     save,
     write,
 )
 from mapex_lightning.errors import MapexError
+from mapex_lightning.model.decoder import Decoder, DecoderConfig
 from mapex_lightning.model.encoder import Encoder
 from tests.builders import checkpoint_of, config_of, encoder_of, observe, tiles_of
 
@@ -180,7 +184,7 @@ def test_an_unknown_format_is_refused_with_both_numbers(tmp_path: Path, number: 
 
 def as_format_1(checkpoint: dict[str, Any]) -> None:
     """What version 0.1.0 wrote before the census had probabilities."""
-    checkpoint[KEY]["format"] = 1
+    checkpoint[KEY] |= {"format": 1, "head": {"task": "multiclass", "classes": ["a", "b"]}}
     for key in ("routes", "low_rank"):
         del checkpoint[KEY]["encoder"][key]
     for name, value in checkpoint["state_dict"].items():
@@ -189,11 +193,24 @@ def as_format_1(checkpoint: dict[str, Any]) -> None:
 
 
 def test_a_file_of_format_1_is_carried_over(tmp_path: Path) -> None:
-    encoder = load(altered(as_format_1, tmp_path / "old.ckpt"))
-    new = encoder_of(CONFIG)
+    path = altered(as_format_1, tmp_path / "old.ckpt")
+    encoder, new = load(path), encoder_of(CONFIG)
+    assert describe(read(path)).head == {"task": "multiclass", "classes": ["a", "b"], "pool": "mean"}
     assert encoder.config == new.config
     tiles = tiles_of(CONFIG)
     assert torch.equal(encoder(tiles).values, new(tiles).values)
+
+
+def test_an_encoder_grows_low_rank_experts_and_everything_else_is_loaded_strictly() -> None:
+    plain, grown = encoder_of(CONFIG), encoder_of(replace(CONFIG, low_rank=2), seed=1)
+    fresh = {name: value.clone() for name, value in grown.state_dict().items() if ".low_rank." in name}
+    grow(grown, plain.state_dict(), "old.ckpt")
+    for name, value in grown.state_dict().items():
+        assert torch.equal(value, {**plain.state_dict(), **fresh}[name]), name
+    assert fresh
+    lacking = {name: value for name, value in plain.state_dict().items() if name != "norm.weight"}
+    with pytest.raises(MapexError, match=r"old\.ckpt does not fit.*norm\.weight"):
+        grow(grown, lacking, "old.ckpt")
 
 
 NAME = "blocks.0.mixture.experts.inner"
@@ -257,3 +274,21 @@ def test_a_description_determines_every_name_and_shape() -> None:
     encoder = encoder_of(CONFIG)
     anew = Encoder(describe(checkpoint_of(encoder)).encoder)
     assert {n: v.shape for n, v in anew.state_dict().items()} == {n: v.shape for n, v in encoder.state_dict().items()}
+
+
+def test_a_decoder_comes_back_with_its_weights(tmp_path: Path) -> None:
+    encoder, shape = encoder_of(config_of()), DecoderConfig(width=16, depth=1, heads=2)
+    decoder = Decoder(encoder.config, shape)
+    content = checkpoint_of(encoder)
+    content["state_dict"] |= {f"decoder.{name}": value for name, value in decoder.state_dict().items()}
+    content[KEY]["decoder"] = asdict(shape)
+    write(content, tmp_path / "whole.ckpt")
+    found = load_decoder(tmp_path / "whole.ckpt")
+    assert found is not None
+    assert not found.training
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, decoder.state_dict()[name]), name
+
+
+def test_a_checkpoint_without_a_decoder_has_none(file: Path) -> None:
+    assert load_decoder(file) is None

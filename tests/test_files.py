@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import write_text, write_whole
 
 
 @pytest.fixture
@@ -61,3 +61,8 @@ def test_who_reads_the_old_file_reads_it_to_its_end(file: Path) -> None:
     with file.open("rb") as reader:
         write_whole(file, lambda beside: beside.write_bytes(b"new"))
         assert reader.read() == before
+
+
+def test_text_is_written_as_utf_8_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "page.html", "\N{RIGHTWARDS ARROW}")
+    assert (tmp_path / "new" / "page.html").read_bytes() == b"\xe2\x86\x92"

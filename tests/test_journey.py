@@ -106,6 +106,22 @@ def test_a_fine_tuned_model_can_be_pruned_further_and_still_tested(
     assert main([*test, "--ckpt", "runs/synthetic/s2.ckpt"]) == 0
 
 
+def test_low_rank_experts_are_trained_tested_pruned_and_predicted_with(
+    journey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--model.train", "low-rank", "--model.rank", "2", "--model.drop_sensors", "0.3"]
+    words += ["--model.pool", "redundancy"]
+    last = finetune("--ckpt", str(journey / "runs/pretrain/last.ckpt"), *words, run="low-rank")
+    assert main(["prune", "--ckpt", str(last), "--keep", "s2"]) == 0
+    pruned = last.with_name("pruned.ckpt")
+    assert describe(read(pruned)).encoder.low_rank == 2
+    for command in ("test", "predict"):
+        for path, sensors in ((last, "[s1, s2]"), (pruned, "[s2]")):
+            tiles = ["--config", "synthetic.yaml", "--data.sets", TILES, *SMALL, "--data.modalities", sensors]
+            assert main([command, *tiles, "--ckpt", str(path)]) == 0
+
+
 def test_predictions_name_every_tile_and_its_probabilities(journey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(journey)
     assert main(["predict", "--config", "synthetic.yaml", "--data.sets", TILES, *SMALL]) == 0

@@ -23,7 +23,7 @@ def lines() -> list[str]:
 def small(line: str) -> list[str]:
     """The words of a command, on tiny synthetic tiles."""
     words = shlex.split(line)[1:]
-    if words[0] == "prune" and "--config" not in words:
+    if words[0] in ("prune", "info") and "--config" not in words:
         return words
     sensors = "[s2]" if "eurosat.yaml" in words else "[s1, s2]"
     weights = ["--data.weights", "null", "--data.draws", "null"] if "real.yaml" in words else []

@@ -106,3 +106,8 @@ def test_another_runs_checkpoint_is_not_ones_own(tmp_path: Path) -> None:
     touch(tmp_path / "other" / "best.ckpt")
     with pytest.raises(MapexError, match=r"no trained model of the run 'a'.*random weights are not evaluated.*--ckpt"):
         own_checkpoint("a", tmp_path)
+
+
+def test_a_checkpoint_is_not_fetched_from_elsewhere() -> None:
+    with pytest.raises(MapexError, match=r"download https://example\.org/a\.ckpt first"):
+        find_checkpoint("https://example.org/a.ckpt")

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from mapex_lightning.errors import MapexError
-from mapex_lightning.tiles import Tile, Tiles, collate
+from mapex_lightning.tiles import Tile, Tiles, collate, drop_sensors
 from tests.builders import HEIGHT, OPTICAL, RADAR, SENSORS
 
 EXTENT = 160.0
@@ -78,3 +78,72 @@ def test_batches_pass_the_default_collate_of_torch() -> None:
     batch = default_collate([single, single])
     assert isinstance(batch, Tiles)
     assert batch.images["s1"].shape == (2, 2, 8, 8)
+
+
+def test_some_sensors_of_a_batch_keep_their_pixels_and_the_order_that_is_asked_for() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    found = tiles.only(["dem", "s1", "never"])
+    assert list(found.images) == list(found.present) == ["dem", "s1"]
+    assert found.images["dem"] is tiles.images["dem"]
+    assert found.names == ("a", "b")
+
+
+def test_some_rows_of_a_batch_are_those_tiles() -> None:
+    tiles = collate([RADAR_ONLY, BOTH], SENSORS, EXTENT)
+    found = tiles.rows(torch.tensor([1]))
+    assert found.names == ("b",)
+    assert found.images["dem"].eq(3.0).all()
+    assert found.present["dem"].tolist() == [True]
+
+
+def test_tiles_without_names_have_rows_too() -> None:
+    found = Tiles.of(s1=torch.arange(3.0)[:, None, None, None]).rows(torch.tensor([2, 0]))
+    assert found.images["s1"].flatten().tolist() == [2.0, 0.0]
+    assert found.names == ()
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
+def test_parts_of_a_batch_are_all_of_it(size: int, sizes: list[int]) -> None:
+    parts = Tiles.of(s1=torch.arange(3.0)[:, None, None, None]).parts(size)
+    assert [part.batch_size for part in parts] == sizes
+    assert [float(value) for part in parts for value in part.images["s1"]] == [0.0, 1.0, 2.0]
+
+
+def test_tiles_move_to_a_device_whole() -> None:
+    found = collate([RADAR_ONLY], SENSORS, EXTENT).to(torch.device("meta"))
+    assert {value.device.type for part in (found.images, found.present) for value in part.values()} == {"meta"}
+    assert found.names == ("a",)
+
+
+def many(tiles: int = 3000) -> Tiles:
+    """All sensors, but for every third tile, which has two."""
+    batch = Tiles.of(**{name: torch.ones(tiles, 1, 1, 1) for name in ("s1", "s2", "dem")})
+    batch.present["s1"][::3] = False
+    batch.images["s1"][::3] = 0.0
+    return batch
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.9])
+def test_dropped_sensors_are_as_if_they_had_not_been_there_and_a_tile_keeps_one(probability: float) -> None:
+    tiles = many()
+    found = drop_sensors(tiles, probability, torch.Generator().manual_seed(0))
+    assert torch.stack(list(found.present.values())).any(0).all()
+    for name, here in found.present.items():
+        assert not (here & ~tiles.present[name]).any()
+        assert torch.equal(found.images[name][:, 0, 0, 0], here.float())
+
+
+@pytest.mark.parametrize("probability", [0.3, 0.9])
+def test_sensors_are_dropped_as_often_as_asked_but_for_the_last(probability: float) -> None:
+    found = drop_sensors(many(), probability, torch.Generator().manual_seed(0))
+    number = torch.stack(list(found.present.values())).sum(0)
+    of_two, of_three = number[::3].float(), torch.cat([number[1::3], number[2::3]]).float()
+    for counts, sensors in ((of_two, 2), (of_three, 3)):
+        expected = sensors * (1 - probability) + probability**sensors  # where all would go, one stays
+        assert counts.mean() == pytest.approx(expected, abs=0.06)
+
+
+def test_the_same_seed_drops_the_same_sensors() -> None:
+    one, other, third = (drop_sensors(many(), 0.5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one.present["s2"], other.present["s2"])
+    assert not torch.equal(one.present["s2"], third.present["s2"])

@@ -18,6 +18,7 @@ commands:
   test       figures on the test split
   predict    classes per tile as CSV, or class maps as GeoTIFF
   prune      keep the experts of some sensors and cut away all others
+  info       what a checkpoint is, and what its experts do
 
   mapex COMMAND --help tells more;  mapex --version prints the version
 """
@@ -73,20 +74,48 @@ GeoTIFF per tile, placed where the tile lies.
   --data.predict SPLIT   train, val or test
 {COMMON}""",
     "prune": """\
-usage: mapex prune --ckpt FILE --keep SENSOR[,SENSOR...] [--coverage SHARE] [--out FILE] [--config TILES]
+usage: mapex prune --ckpt FILE --keep SENSOR[,SENSOR...] [RULE] [--out FILE] [--config TILES]
 
 Writes the part of a model that some sensors need, as a checkpoint that stands alone, and a report beside it.
 
   --ckpt FILE       what to prune; a bare name such as last.ckpt is looked for here, then in the newest run
   --keep SENSORS    the sensors to keep, such as s1,s2
-  --coverage SHARE  share of each sensor's routing mass that its experts must carry; by default the sets that
-                    pre-training has sealed, which leaves the output unchanged, or 0.99 where it has not
+
+  Which experts stay? By default the sets that pre-training has sealed, which leaves the output unchanged, or
+  --coverage 0.99 where it has not. Or one of these rules:
+  --coverage SHARE  the fewest experts that carry this share of each sensor's mass
+  --threshold SHARE every expert that carries this share of a sensor's mass or more
+  --top N           the N best experts of each sensor in every mixture
+  --size SIZE       as many as fit into this number of parameters, or this share of them, given up one after the other
+  --score WORD      the mass: contribution (gate x output, the default), gate, frequency; activation ranks by the
+                    contribution per token
+  --fallback WORD   what becomes of a token whose expert is gone: next, the best one that stays (the default), or
+                    merged, the one that its expert is averaged into
+
   --out FILE        by default pruned.ckpt beside the checkpoint
   --config TILES    first look again at who uses which expert, on the validation tiles of this config; further
                     --KEY VALUE settings are those of that config
 
   mapex prune --ckpt last.ckpt --keep s1,s2
+  mapex prune --ckpt last.ckpt --keep s2 --size 0.4 --fallback merged
   mapex prune --ckpt last.ckpt --keep s2 --config eurosat.yaml --trainer.devices 2
+""",
+    "info": """\
+usage: mapex info CKPT [--json] [--config TILES [--tiles N]] [--out FOLDER]
+
+Prints what a checkpoint is: its sensors with bands, units and statistics, its experts, parameters, lineage, format and
+versions, and from the census that it carries which sensor uses which expert. That needs no data.
+
+  CKPT              a file; a bare name such as last.ckpt is looked for here, then in the newest run
+  --json            the same for programs
+  --config TILES    look at validation tiles of this config: how far experts belong to sensors, beside controls, and
+                    what reconstruction suffers without them; further --KEY VALUE settings are those of that config
+  --tiles N         how many tiles, spread over the split; 128 by default
+  --out FOLDER      where info.html, info.json and the heat maps go; by default, where there are tiles, the folder
+                    CKPT-info beside the checkpoint
+
+  mapex info last.ckpt
+  mapex info last.ckpt --config pretrain.yaml
 """,
 }
 
@@ -134,9 +163,13 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(command: str, rest: list[str]) -> None:
     if command == "prune":
-        from mapex_lightning import prune_command
+        from mapex_lightning.commands import prune
 
-        prune_command.run(rest)
+        prune.run(rest)
+    elif command == "info":
+        from mapex_lightning.commands import info
+
+        info.run(rest)
     else:
         from mapex_lightning import cli
 

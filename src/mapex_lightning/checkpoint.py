@@ -17,6 +17,7 @@ from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
 
 if TYPE_CHECKING:
+    from mapex_lightning.model.decoder import Decoder
     from mapex_lightning.model.encoder import Encoder
 
 FORMAT = 2
@@ -37,7 +38,7 @@ class Description:
         kind: what made it last.
         encoder: the encoder, with bands, units, statistics and experts per block.
         lineage: what was done to get here, oldest first, a line each.
-        head: for a fine-tuned model, its task and classes.
+        head: for a fine-tuned model, its task, its classes and how it pools.
         decoder: for a pre-training run, the shape of its decoder.
     """
 
@@ -101,8 +102,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _from_format_1(found: dict[str, Any]) -> None:
-    """Format 1 knew neither routes nor low-rank experts, and its census did not sum the router's probabilities."""
+    """Format 1 had no routes, no low-rank experts, one way to pool, and a census without the router's probabilities."""
     found[KEY]["encoder"] |= {"routes": [], "low_rank": 0}
+    if found[KEY]["head"] is not None:
+        found[KEY]["head"]["pool"] = "mean"
     for name, value in found["state_dict"].items():
         if name.endswith(".census"):
             found["state_dict"][name] = torch.cat([value, torch.zeros_like(value[:1])])
@@ -151,6 +154,17 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
     module.load_state_dict(dict(found), strict=True)
 
 
+def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:
+    """Loads the weights of an encoder without low-rank experts into one that has fresh ones; strictly.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    fresh = {name: value for name, value in encoder.state_dict().items() if ".low_rank." in name}
+    assert not fresh.keys() & found.keys()
+    load_weights(encoder, {**fresh, **found}, source)
+
+
 def load(path: str | Path) -> Encoder:
     """The encoder of a checkpoint, in evaluation mode: pre-trained, pruned or fine-tuned alike.
 
@@ -160,12 +174,44 @@ def load(path: str | Path) -> Encoder:
     Raises:
         MapexError: see `read`.
     """
+    return encoder_of(read(path), str(path))
+
+
+def encoder_of(checkpoint: Mapping[str, Any], source: str) -> Encoder:
+    """The encoder of a checkpoint in memory, in evaluation mode.
+
+    Args:
+        checkpoint: as `read` returns it.
+        source: where it comes from, for errors.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
     from mapex_lightning.model.encoder import Encoder  # timm takes seconds to import, and pruning needs no layer
 
-    checkpoint = read(path)
     encoder = Encoder(describe(checkpoint).encoder)
-    load_weights(encoder, weights(checkpoint, ENCODER), str(path))
+    load_weights(encoder, weights(checkpoint, ENCODER), source)
     return encoder.eval()
+
+
+def load_decoder(path: str | Path) -> Decoder | None:
+    """The decoder of a pre-training checkpoint, in evaluation mode; None where there is none, as after pruning.
+
+    Args:
+        path: a file that `mapex fit` or `mapex prune` wrote.
+
+    Raises:
+        MapexError: see `read`.
+    """
+    from mapex_lightning.model.decoder import Decoder, DecoderConfig
+
+    checkpoint = read(path)
+    description = describe(checkpoint)
+    if description.decoder is None:
+        return None
+    decoder = Decoder(description.encoder, DecoderConfig(**description.decoder))
+    load_weights(decoder, weights(checkpoint, "decoder."), str(path))
+    return decoder.eval()
 
 
 def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:

@@ -1,4 +1,4 @@
-"""The commands that need a Trainer: fit, validate, test, predict, and the tile pass of prune."""
+"""The commands that need a Trainer: fit, validate, test, predict, and the tile passes of prune and info."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from mapex_lightning.checkpoint import Description, describe, read
+from mapex_lightning.analysis import Analysis, analyse
+from mapex_lightning.checkpoint import Description, describe, encoder_of, load_decoder, read
+from mapex_lightning.comparison import Comparison, compare
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
-from mapex_lightning.pruning import Report
+from mapex_lightning.pruning import Policy, Report
 from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Pictures,
@@ -63,6 +67,9 @@ NO_NEWS = (
 CONFIG = ("--config", "-c")
 """The words before the name of a config."""
 
+COMPARED = 32
+"""Tiles on which a pruned model is compared with the full one."""
+
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
 
@@ -91,9 +98,9 @@ class MapexCLI(LightningCLI):
     """Parses settings and builds model, data and Trainer; `run` calls what was asked for.
 
     Args:
-        command: ``fit``, ``validate``, ``test``, ``predict`` or ``prune``.
+        command: ``fit``, ``validate``, ``test``, ``predict``, ``prune`` or ``info``.
         words: the settings.
-        prune: for ``prune``, the arguments of `Prune`.
+        prune: for ``prune`` and ``info``, the arguments of `Prune`.
     """
 
     def __init__(self, command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> None:
@@ -360,9 +367,18 @@ def _figures(cli: MapexCLI, command: str) -> None:
 
 
 def prune_on_tiles(
-    source: Path, keep: Sequence[str], coverage: float | None, words: Sequence[str]
-) -> tuple[dict[str, Any], Report] | None:
-    """Refreshes the census on the validation tiles of a config, then prunes; None on all ranks but the first.
+    source: Path, keep: Sequence[str], policy: Policy, words: Sequence[str]
+) -> tuple[dict[str, Any], Report, Comparison] | None:
+    """Refreshes the census on the validation tiles of a config, prunes, and compares; on the first rank alone.
+
+    Args:
+        source: the checkpoint.
+        keep: names of modalities.
+        policy: which experts stay.
+        words: config and settings.
+
+    Returns:
+        The pruned checkpoint, what was done, and how it compares with the full one; None on all other ranks.
 
     Raises:
         MapexError: something that was given cannot be used.
@@ -370,8 +386,57 @@ def prune_on_tiles(
     found: Description = describe(read(source))
     for name in keep:
         found.encoder.modality(name)
-    arguments = {"encoder": str(source), "keep": list(keep), "coverage": coverage}
-    cli = build("prune", words, prune=arguments)
+    cli, model = _on_tiles("prune", source, keep, policy, words)
+    cli.trainer.validate(model, datamodule=cli.datamodule, verbose=False)
+    if not cli.trainer.is_global_zero:
+        return None
+    assert model.pruned is not None
+    checkpoint, report = model.pruned
+    device = cli.trainer.strategy.root_device
+    tiles = _tiles_for(report.keep, cli.datamodule, COMPARED).to(device)
+    pruned = encoder_of(checkpoint, "the pruned model")
+    return checkpoint, report, compare(model.encoder.to(device), pruned.to(device), tiles)
+
+
+def analyse_on_tiles(source: Path, words: Sequence[str], count: int) -> Analysis:
+    """What the experts of a checkpoint do on validation tiles of a config, on the device that its Trainer would use.
+
+    Args:
+        source: the checkpoint.
+        words: config and settings.
+        count: tiles, spread over the split.
+
+    Raises:
+        MapexError: something that was given cannot be used.
+    """
+    names = describe(read(source)).encoder.names
+    cli, model = _on_tiles("info", source, names, None, words)
+    decoder, device = load_decoder(source), cli.trainer.strategy.root_device
+    tiles = _tiles_for(names, cli.datamodule, count).to(device)
+    batches = tiles.parts(cli.datamodule.batch_size)
+    return analyse(model.encoder.to(device), None if decoder is None else decoder.to(device), batches)
+
+
+def _on_tiles(
+    command: str, source: Path, keep: Sequence[str], policy: Policy | None, words: Sequence[str]
+) -> tuple[MapexCLI, Prune]:
+    """Data and Trainer of a config, with a checkpoint in place of its model."""
+    settings = None if policy is None else Namespace(**asdict(policy))
+    cli = build(command, words, prune={"encoder": str(source), "keep": list(keep), "policy": settings})
     assert isinstance(cli.model, Prune)
-    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
-    return cli.model.pruned if cli.trainer.is_global_zero else None
+    return cli, cli.model
+
+
+def _tiles_for(sensors: Sequence[str], data: TileData, count: int) -> Tiles:
+    """A few validation tiles with those of the sensors that the data has.
+
+    Raises:
+        MapexError: it has none of them.
+    """
+    offered = [modality.name for modality in data.modalities]
+    if not set(offered) & set(sensors):
+        raise MapexError(
+            f"The model reads {', '.join(sensors)}, and the tiles of this config have {', '.join(offered)}; set "
+            "data.modalities to some of the former, or give another config."
+        )
+    return data.examples(count).only(sensors)

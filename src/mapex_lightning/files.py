@@ -36,3 +36,12 @@ def write_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # nothing to take away where nothing could be written
             beside.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes text as UTF-8, whole or not at all.
+
+    Raises:
+        MapexError: see `write_whole`.
+    """
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -48,11 +48,13 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
         parent: the folder of run folders.
 
     Raises:
-        MapexError: there is no such file; the sentence lists the checkpoints that exist.
+        MapexError: there is no such file, and the sentence lists the checkpoints that exist; or it is a URL.
     """
+    if "://" in str(wanted):
+        raise MapexError(f"Checkpoints are read from local files; download {wanted} first and give the file's path.")
     path = Path(wanted)
-    if path.exists() or "://" in str(wanted):
-        return Path(wanted)
+    if path.exists():
+        return path
     if path.name == str(wanted):
         found = sorted(parent.glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
         if found:

@@ -5,7 +5,7 @@ Axes: B tiles, C bands, H and W pixels. A pixel that is not finite is invalid (n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,6 +68,52 @@ class Tiles(NamedTuple):
     def batch_size(self) -> int:
         """The number of tiles B."""
         return len(next(iter(self.present.values())))
+
+    def only(self, names: Iterable[str]) -> Tiles:
+        """The same tiles with those of the named modalities that they have, in that order."""
+        kept = [name for name in names if name in self.images]
+        return Tiles({n: self.images[n] for n in kept}, {n: self.present[n] for n in kept}, self.names)
+
+    def rows(self, index: Tensor) -> Tiles:
+        """Some of the tiles, by their numbers (b,) int64."""
+        names = tuple(self.names[row] for row in index.tolist()) if self.names else ()
+        return Tiles(
+            {name: image[index] for name, image in self.images.items()},
+            {name: here[index] for name, here in self.present.items()},
+            names,
+        )
+
+    def parts(self, size: int) -> list[Tiles]:
+        """The same tiles in batches of `size`, the last of what is left."""
+        numbers = torch.arange(self.batch_size)
+        return [self.rows(part) for part in numbers.split(size)]
+
+    def to(self, device: torch.device) -> Tiles:
+        """The same tiles on a device."""
+        return Tiles(
+            {name: image.to(device) for name, image in self.images.items()},
+            {name: here.to(device) for name, here in self.present.items()},
+            self.names,
+        )
+
+
+def drop_sensors(tiles: Tiles, probability: float, generator: torch.Generator) -> Tiles:
+    """Takes sensors away from tiles at random, as if they had not been there; every tile keeps one or more.
+
+    A model that is to work with missing sensors must see them missing in training (Input Sensor Dropout, arXiv
+    2407.15512).
+
+    Args:
+        tiles: B tiles.
+        probability: of each sensor of each tile.
+        generator: of randomness, on the device of the tiles.
+    """
+    here = torch.stack(list(tiles.present.values()), dim=1)
+    luck = torch.rand(here.shape, generator=generator, device=here.device).masked_fill(~here, -1.0)
+    stays = here & ((luck >= probability) | (luck == luck.amax(1, keepdim=True)))
+    present = dict(zip(tiles.present, stays.unbind(1), strict=True))
+    images = {name: image.masked_fill(~present[name][:, None, None, None], 0.0) for name, image in tiles.images.items()}
+    return tiles._replace(images=images, present=present)
 
 
 def collate(tiles: Sequence[Tile], modalities: Sequence[Modality], extent: float) -> Tiles:

@@ -131,11 +131,16 @@ def test_pixels_that_are_nan_stay_nan_and_no_other_is(tmp_path: Path) -> None:
     assert found.sum() == 1
 
 
-def test_examples_are_the_first_tiles_of_a_split() -> None:
-    few_tiles, all_tiles = (data([world()]).examples(count) for count in (3, 100))
-    assert few_tiles.names == ("val-000000", "val-000001", "val-000002")
-    assert all_tiles.names[:3] == few_tiles.names
-    assert len(all_tiles.names) == WHOLE["val"]
+def test_examples_are_spread_over_a_split_and_always_the_same() -> None:
+    some, all_tiles = (data([world(val=9)]).examples(count) for count in (3, 100))
+    assert all_tiles.batch_size == 9
+    assert some.names == all_tiles.names[::3]
+    assert torch.equal(some.images["s1"], data([world(val=9)]).examples(3).images["s1"])
+
+
+def test_examples_come_from_every_set() -> None:
+    found = data([world(val=6), world(val=2, seed=1)]).examples(4)
+    assert torch.equal(found.images["s1"][3], data([world(val=2, seed=1)]).examples(1).images["s1"][0])
 
 
 def test_prediction_goes_once_through_the_split_asked_for() -> None:

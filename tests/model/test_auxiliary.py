@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total, usage
 from mapex_lightning.model.router import Assignment
 
-NOTHING = Auxiliary(mutual=0, cap=0, z=0, pooled=0)
+NOTHING = Auxiliary(mutual=0, balance=0, cap=0, z=0)
 
 
 def assignment_of(logits: Tensor, modality: list[int]) -> Assignment:
@@ -53,18 +54,18 @@ def test_a_sensor_without_tokens_does_not_count() -> None:
     two = auxiliary_losses({0: assignment_of(logits, [0, 0, 0, 1, 1, 1])}, 2)
     three = auxiliary_losses({0: assignment_of(logits, [0, 0, 0, 2, 2, 2])}, 3)
     assert three["entropy"].isnan().tolist() == [False, True, False]
-    for name in ("mutual", "z", "pooled"):
+    for name in ("mutual", "balance", "z", "pooled", "within"):
         torch.testing.assert_close(two[name], three[name])
     torch.testing.assert_close(total(two, Auxiliary(effective=1.0)), total(three, Auxiliary(effective=1.0)))
 
 
-@pytest.mark.parametrize("name", ["mutual", "cap", "z", "pooled"])
+@pytest.mark.parametrize("name", ["mutual", "balance", "cap", "z", "pooled", "within"])
 def test_gradients_are_finite_where_sensors_are_absent_and_experts_forbidden(name: str) -> None:
     logits = torch.randn(6, 4, requires_grad=True)
     forbidden = torch.tensor([[False, True, True, False]]).expand(6, 4).clone()
     forbidden[3:] = ~forbidden[3:]
     found = assignment_of(logits.masked_fill(forbidden, -torch.inf), [0, 0, 0, 2, 2, 2])
-    weights = Auxiliary(**{"mutual": 0, "cap": 0, "z": 0, "pooled": 0, "effective": 1.0, name: 1.0})
+    weights = replace(NOTHING, effective=1.0, **{name: 1.0})
     loss = total(auxiliary_losses({0: found}, 3), weights)
     assert isinstance(loss, Tensor)
     loss.backward()
@@ -87,12 +88,12 @@ def test_absent_tokens_do_not_count() -> None:
 
 def test_the_cap_costs_nothing_below_its_limit() -> None:
     losses = auxiliary_losses({0: sure([0, 1, 2, 3], [0, 0, 1, 1])}, 2)
-    assert total(losses, Auxiliary(mutual=0, cap=1, z=0, effective=2.01)) == 0
+    assert total(losses, replace(NOTHING, cap=1.0, effective=2.01)) == 0
 
 
 def test_the_cap_costs_the_excess_above_its_limit() -> None:
     losses = auxiliary_losses({0: sure([0, 1, 2, 3, 0], [0, 0, 0, 0, 1])}, 2)
-    found = total(losses, Auxiliary(mutual=0, cap=1, z=0, effective=2.0))
+    found = total(losses, replace(NOTHING, cap=1.0, effective=2.0))
     torch.testing.assert_close(found, torch.tensor((math.log(4) - math.log(2)) / 2))
 
 
@@ -101,6 +102,27 @@ def test_the_pooled_loss_is_least_for_equal_shares() -> None:
     unequal = auxiliary_losses({0: sure([0, 0, 0, 3], [0, 0, 0, 0])}, 1)["pooled"]
     torch.testing.assert_close(equal, torch.tensor(1.0))
     assert unequal > equal
+
+
+def test_balance_costs_nothing_where_sensors_have_divided_all_experts_up() -> None:
+    divided = auxiliary_losses({0: sure([0, 1, 2, 3], [0, 0, 1, 1])}, 2)
+    torch.testing.assert_close(divided["balance"], torch.tensor(0.0), atol=1e-6, rtol=0)
+    half = auxiliary_losses({0: sure([0, 0, 2, 2], [0, 0, 1, 1])}, 2)
+    torch.testing.assert_close(half["balance"], torch.tensor(math.log(2)))
+    torch.testing.assert_close(half["mutual"], divided["mutual"])
+
+
+def test_balance_counts_sensors_and_not_tokens() -> None:
+    few, many = (auxiliary_losses({0: sure([0] * n + [1], [0] * n + [1], count=2)}, 2)["balance"] for n in (1, 99))
+    torch.testing.assert_close(few, many)
+
+
+def test_the_loss_within_modalities_is_least_where_every_sensor_uses_every_expert() -> None:
+    everywhere = auxiliary_losses({0: sure([0, 1, 0, 1], [0, 0, 1, 1], count=2)}, 2)["within"]
+    divided = auxiliary_losses({0: sure([0, 0, 1, 1], [0, 0, 1, 1], count=2)}, 2)
+    torch.testing.assert_close(everywhere, torch.tensor(1.0))
+    torch.testing.assert_close(divided["within"], torch.tensor(2.0))
+    torch.testing.assert_close(divided["pooled"], torch.tensor(1.0))
 
 
 def test_larger_logits_cost_more() -> None:

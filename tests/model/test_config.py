@@ -110,6 +110,29 @@ def test_groups_share_all_experts_out_and_leave_no_sensor_without(experts: int) 
         assert experts < len(SENSORS) or sum(map(len, rows)) == experts
 
 
+@pytest.mark.parametrize(("experts", "collaborative"), [(4, 1), (6, 2), (6, 3), (9, 1)])
+def test_collaborative_experts_are_everybodys_and_the_others_each_belong_to_one_sensor(
+    experts: int, collaborative: int
+) -> None:
+    config = preset("nano", SENSORS, experts=experts, router="grouped", collaborative=collaborative)
+    everybodys = set(range(experts - collaborative, experts))
+    for block in config.mixtures:
+        own = [set(row) - everybodys for row in config.allowed[block]]
+        assert all(everybodys < set(row) for row in config.allowed[block])
+        assert sum(map(len, own)) == len(set.union(*own)) == experts - collaborative
+
+
+@pytest.mark.parametrize("collaborative", [-1, 4, 6])
+def test_collaborative_experts_leave_every_sensor_one_of_its_own(collaborative: int) -> None:
+    with pytest.raises(MapexError, match=f"it is at most 3; found {collaborative}"):
+        preset("nano", SENSORS, experts=6, router="grouped", collaborative=collaborative)
+
+
+def test_only_a_grouped_router_has_collaborative_experts() -> None:
+    with pytest.raises(MapexError, match="found router conditioned"):
+        preset("nano", SENSORS, collaborative=2)
+
+
 @pytest.mark.parametrize("router", ROUTERS)
 def test_only_grouped_encoders_are_born_sealed_and_have_a_shared_expert(router: RouterMode) -> None:
     config = preset("nano", SENSORS, router=router)

@@ -10,7 +10,11 @@ from mapex_lightning.model.heads import Classifier, Segmenter
 from tests.builders import config_of, encoder_of, only, tiles_of
 
 CONFIG = config_of()
-HEADS = [Classifier(CONFIG.width, 5), Segmenter(CONFIG.width, 5, CONFIG.patch)]
+HEADS = [
+    Classifier(CONFIG.width, 5),
+    Classifier(CONFIG.width, 5, "redundancy"),
+    Segmenter(CONFIG.width, 5, CONFIG.patch),
+]
 
 
 def test_a_classifier_gives_a_logit_per_tile_and_class() -> None:
@@ -28,7 +32,7 @@ def test_a_segmenter_gives_a_logit_per_pixel_of_the_finest_sensor() -> None:
     assert segmenter(encoder, only(tiles_of(CONFIG), "dem")).shape == (4, 5, 8, 8)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+@pytest.mark.parametrize("head", HEADS, ids=["mean", "redundancy", "segmenter"])
 def test_absent_pixels_change_no_logit(head: nn.Module) -> None:
     encoder, found = encoder_of(CONFIG), []
     for value in (0.0, torch.nan, 1e30):
@@ -41,7 +45,7 @@ def test_absent_pixels_change_no_logit(head: nn.Module) -> None:
     assert torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+@pytest.mark.parametrize("head", HEADS, ids=["mean", "redundancy", "segmenter"])
 def test_every_weight_of_head_and_encoder_can_learn(head: nn.Module) -> None:
     encoder = encoder_of(CONFIG)
     head.train()(encoder, tiles_of(CONFIG)).square().mean().backward()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
+from torch import Tensor
 
 from mapex_lightning.model.tokens import Tokens, join, position_code, take
 
@@ -60,6 +64,52 @@ def test_the_mean_is_over_present_tokens() -> None:
 def test_a_tile_without_tokens_gives_zeros() -> None:
     tokens = tokens_of()._replace(present=torch.zeros(2, 5, dtype=torch.bool))
     assert not tokens.pooled().any()
+
+
+def test_each_sensor_has_a_mean_of_its_own() -> None:
+    tokens = tokens_of(6)
+    for modality in range(2):
+        torch.testing.assert_close(tokens.pooled_by_modality(2)[:, modality], tokens.only(modality).pooled())
+
+
+def redundant(vectors: Tensor) -> Tensor:
+    """One tile whose sensors have the given mean tokens (M, D), pooled by their redundancy: (D,)."""
+    count = len(vectors)
+    tokens = Tokens(vectors[None], torch.arange(count)[None], torch.zeros(1, count, 2), torch.ones(1, count) > 0)
+    return tokens.pooled_by_redundancy(count)[0]
+
+
+def test_a_sensor_counts_less_the_more_it_says_what_the_others_say() -> None:
+    east, north = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    pooled = redundant(torch.stack([east, 2 * east, north]))
+    twins, other = math.exp(-0.5), 1.0  # mean cosines with the other two: 1/2, 1/2 and 0
+    expected = (3 * twins * east + other * north) / (2 * twins + other)
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_redundancy_changes_nothing_for_one_sensor_and_between_two() -> None:
+    tokens = tokens_of(6)
+    one = tokens.only(1)
+    torch.testing.assert_close(one.pooled_by_redundancy(2), one.pooled())
+    vectors = torch.randn(2, 4)
+    torch.testing.assert_close(redundant(vectors), vectors.mean(0))
+
+
+def test_absent_sensors_make_nobody_redundant() -> None:
+    tokens = tokens_of(6)
+    torch.testing.assert_close(tokens.pooled_by_redundancy(5), tokens.pooled_by_redundancy(2))
+
+
+@pytest.mark.parametrize("present", [0, 1, 5])
+def test_weighing_by_redundancy_has_a_gradient_however_few_sensors_there_are(present: int) -> None:
+    tokens = tokens_of()._replace(present=(torch.arange(5) < present).expand(2, 5))
+    values = tokens.values.requires_grad_()
+    pooled = tokens.pooled_by_redundancy(2)
+    pooled.square().sum().backward()
+    assert pooled.any() == (present > 0)
+    assert values.grad is not None
+    assert values.grad.isfinite().all()
+    assert values.grad.any() == (present > 0)
 
 
 def test_only_one_sensor_leaves_the_others_absent() -> None:

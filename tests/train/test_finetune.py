@@ -116,7 +116,78 @@ def test_a_fine_tuned_checkpoint_brings_its_head_and_its_history_along(finetuned
             assert torch.equal(value, stored[name]), name
     assert not torch.equal(model.head.get_parameter("linear.weight"), model_of().head.get_parameter("linear.weight"))
     assert model.lineage == ("fit: multiclass of 10 classes, all trained, 1 steps",)
-    assert describe(read(finetuned)).head == {"task": "multiclass", "classes": list(source_of().classes)}
+    classes = list(source_of().classes)
+    assert describe(read(finetuned)).head == {"task": "multiclass", "classes": classes, "pool": "mean"}
+
+
+def test_low_rank_training_moves_low_rank_experts_and_head_and_nothing_else(pretrained: str) -> None:
+    model = model_of(pretrained, train="low-rank", rank=2)
+    before, old = state(model), state(load(pretrained))
+    trainer_of(limit_val_batches=0, max_epochs=2).fit(model, datamodule=tiles_in())
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if ".low_rank." in name or name.startswith("head.")}
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None) == (name in trained), name
+        if name.endswith(("_up", "linear.weight")):
+            assert not torch.equal(weight, before[name]), name
+    for name, value in old.items():
+        assert torch.equal(model.encoder.state_dict()[name], value), name
+
+
+def test_the_encoder_below_low_rank_experts_stays_in_evaluation_mode() -> None:
+    model = model_of(train="low-rank", drop_path=0.5).train()
+    assert not any(module.training for module in model.encoder.modules())
+    assert model.head.training
+
+
+def test_low_rank_experts_come_along_with_their_checkpoint(tmp_path: Path) -> None:
+    path, trainer = tmp_path / "low.ckpt", trainer_of()
+    save(Encoder(preset("nano", modalities(["s1", "s2", "dem"]), router="grouped")), path)
+    model = model_of(str(path), train="low-rank", rank=2)
+    trainer.fit(model, datamodule=tiles_in())
+    trainer.save_checkpoint(path)
+    assert describe(read(path)).lineage[-1] == (
+        "fit: multiclass of 10 classes, head and low-rank experts trained, 1 steps"
+    )
+    figures = trainer.test(model, datamodule=tiles_in(), verbose=False)
+    for settings in ({"train": "low-rank", "rank": 8}, {"train": "full"}):
+        again = model_of(str(path), **settings)
+        assert again.encoder.config.low_rank == 2
+        assert trainer.test(again, datamodule=tiles_in(), verbose=False) == figures
+    pruned = tmp_path / "pruned.ckpt"
+    write(prune(read(path), ["s1", "s2"])[0], pruned)
+    assert trainer.test(model_of(str(pruned)), datamodule=tiles_in(), verbose=False)[0] == pytest.approx(figures[0])
+
+
+def test_sensors_are_dropped_in_training_alone() -> None:
+    share: dict[bool, list[float]] = {True: [], False: []}
+    model = model_of(train="linear", drop_sensors=0.9)
+
+    def note(_: torch.nn.Module, given: tuple[Tiles]) -> None:
+        share[model.training].append(float(torch.stack(list(given[0].present.values())).float().mean()))
+
+    model.encoder.register_forward_pre_hook(note)
+    trainer_of(max_epochs=1).fit(model, datamodule=tiles_in())
+    assert max(share[True]) < min(share[False])
+
+
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"drop_sensors": 1.0}, {"drop_sensors": -0.1}])
+def test_a_rank_or_probability_out_of_range_gets_a_sentence(settings: dict[str, Any]) -> None:
+    with pytest.raises(MapexError, match="rank must be 1 or more, and drop_sensors a probability below 1"):
+        model_of(**settings)
+
+
+def test_a_head_pools_as_it_was_trained_to(tmp_path: Path) -> None:
+    trainer, path = trainer_of(limit_val_batches=0), tmp_path / "finetuned.ckpt"
+    trainer.fit(model_of(pool="redundancy"), datamodule=tiles_in())
+    trainer.save_checkpoint(path)
+    assert model_of(str(path)).head.pool == "redundancy"
+    assert model_of(str(path), pretrained=False).head.pool == "mean"
+
+
+def test_segmentation_pools_nothing() -> None:
+    with pytest.raises(MapexError, match="leave pool: redundancy out"):
+        model_of(task="segmentation", pool="redundancy")
 
 
 def test_the_control_of_a_fine_tuned_checkpoint_draws_a_head_of_its_own(finetuned: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures show what the numbers say: shares as shades, and black where there was nothing to see."""
+"""Pictures show what the model saw and made of it, and black where there was nothing to see."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.heatmap import Picture
 from mapex_lightning.modality import MODALITIES
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.pictures import SIDE, Picture, display_bands, heat_map, reconstructions, sheet, stretch
+from mapex_lightning.train.pictures import SIDE, display_bands, reconstructions, sheet, stretch
 from mapex_lightning.train.pretrain import Pretrain
 
 GAP, HEAD = 4, 18
@@ -22,12 +23,6 @@ def panel(picture: Picture, row: int, column: int) -> Picture:
     """One picture of a sheet."""
     top, left = HEAD + row * (SIDE + GAP), GAP + column * (SIDE + GAP)
     return picture[top : top + SIDE, left : left + SIDE]
-
-
-def cell(picture: Picture, modality: int, expert: int) -> list[int]:
-    """The colour of a cell of a heat map's first panel, in a corner that its number leaves free."""
-    shade: list[int] = picture[44 + 40 * modality + 3, 84 + 40 * expert + 3].tolist()
-    return shade
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (3, 2)])
@@ -48,27 +43,6 @@ def test_a_sheet_shows_each_picture_in_its_row_and_column_whatever_its_size() ->
     for column, wanted in enumerate(shades):
         for row, shade in enumerate(wanted):
             assert (panel(found, row, column) == shade).all()
-
-
-def test_a_heat_map_is_as_large_as_its_blocks_sensors_and_experts_need() -> None:
-    found = heat_map({0: torch.ones(3, 6), 2: torch.ones(3, 4)}, ["s1", "s2", "dem"])
-    assert found.dtype == np.uint8
-    assert found.shape == (2 * (44 + 3 * 40) + 8, 84 + 6 * 40 + 8, 3)
-
-
-def test_the_shade_of_a_cell_follows_the_share_of_its_sensors_tokens() -> None:
-    found = heat_map({0: torch.tensor([[0.0, 8.0, 0.0], [600.0, 300.0, 100.0]])}, ["s1", "s2"])
-    assert [cell(found, 0, expert) for expert in range(3)] == [[255, 255, 255], [8, 48, 107], [255, 255, 255]]
-    shares = [0.6, 0.3, 0.1]
-    for expert, share in enumerate(shares):
-        wanted = [255 + (dark - 255) * share for dark in (8, 48, 107)]
-        assert cell(found, 1, expert) == pytest.approx(wanted, abs=1)
-
-
-def test_a_sensor_without_tokens_is_a_white_row() -> None:
-    found = heat_map({0: torch.tensor([[0.0, 0.0], [1.0, 1.0]])}, ["s1", "s2"])
-    assert cell(found, 0, 0) == cell(found, 0, 1) == [255, 255, 255]
-    assert cell(found, 1, 0) != [255, 255, 255]
 
 
 @pytest.mark.parametrize(

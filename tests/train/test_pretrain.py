@@ -259,3 +259,11 @@ def test_mixed_precision_trains_a_step() -> None:
         assert weight.isfinite().all(), name
     assert not torch.equal(model.decoder.embed.weight, before["decoder.embed.weight"])
     assert not torch.equal(model.encoder.mixtures[0].experts.inner, before["encoder.blocks.0.mixture.experts.inner"])
+
+
+def test_tokens_of_every_sensor_meet_in_collaborative_experts_and_nowhere_else() -> None:
+    model = model_of(router="grouped", experts=5, collaborative=2, top_k=2)
+    trainer_of().fit(model, datamodule=tiles_in())
+    for mixture in model.encoder.mixtures.values():
+        sensors = (mixture.census[0, :, :-1] > 0).sum(0)
+        assert sensors.tolist() == [1, 1, 1, 3, 3]

@@ -14,10 +14,10 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.pruning import choose
+from mapex_lightning.pruning import Policy, prune
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.prune import Prune
-from tests.builders import census_of
+from tests.builders import census_of, checkpoint_of
 from tests.workshop import trainer_of
 
 
@@ -37,8 +37,8 @@ def saved(tmp_path: Path) -> str:
     return str(path)
 
 
-def pruned(path: str, *keep: str, coverage: float | None = None) -> Prune:
-    model = Prune(path, keep, coverage)
+def pruned(path: str, *keep: str, policy: Policy | None = None) -> Prune:
+    model = Prune(path, keep, policy)
     trainer_of().validate(model, datamodule=tiles_in("s1", "s2", "dem"), verbose=False)
     return model
 
@@ -62,11 +62,10 @@ def test_the_census_is_that_of_the_tiles_counted_by_hand(saved: str) -> None:
 
 
 def test_the_experts_kept_are_those_that_the_census_asks_for(saved: str) -> None:
-    found = pruned(saved, "s2", coverage=0.5).pruned
+    found = pruned(saved, "s2", policy=Policy("coverage", 0.5)).pruned
     assert found is not None
-    encoder = by_hand(saved)
-    wanted = choose(encoder.config, census_of(encoder), ["s2"], 0.5)
-    assert found[1].experts == {block: wanted[block][0] for block in (0, 2, 4)}
+    wanted = prune(checkpoint_of(by_hand(saved)), ["s2"], Policy("coverage", 0.5))[1]
+    assert found[1].experts == wanted.experts
     assert all(len(kept) < 6 for kept in found[1].experts.values())
 
 

@@ -220,9 +220,11 @@ class TileData(LightningDataModule):
         return self._loader(self._whole(self.predict_split), shuffle=False)
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
-        """The first tiles of a split as a batch, always the same: for pictures."""
+        """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
         cuts = self._whole(split)
-        return collate([cuts[0, index] for index in range(min(count, len(cuts)))], self.modalities, self.extent)
+        count = min(count, len(cuts))
+        chosen = [number * len(cuts) // count for number in range(count)]
+        return collate([cuts[0, index] for index in chosen], self.modalities, self.extent)
 
     def georeference(self, name: str) -> GeoReference | None:
         """Where the crop of a tile of the predicted split lies, if its data set says."""

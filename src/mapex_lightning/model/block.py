@@ -10,6 +10,7 @@ from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
 from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.model.lowrank import LowRank
 from mapex_lightning.model.mixture import Mixture
 from mapex_lightning.model.router import Assignment
 from mapex_lightning.model.tokens import Tokens
@@ -31,6 +32,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.mixture = Mixture(config, index) if config.experts[index] else None
         self.dense = None if config.experts[index] else Mlp(config.width, config.hidden)
+        self.low_rank = LowRank(config) if config.low_rank else None
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tokens, mask: Tensor | None) -> tuple[Tokens, Assignment | None]:
@@ -45,7 +47,10 @@ class Block(nn.Module):
         """
         values = tokens.values
         values = values + self.drop_path(self.attention(self.norm1(values), attn_mask=mask))
-        branch, assignment = self._feed_forward(self.norm2(values), tokens)
+        normed = self.norm2(values)
+        branch, assignment = self._feed_forward(normed, tokens)
+        if self.low_rank is not None:
+            branch = branch + self.low_rank(normed, tokens)
         return tokens._replace(values=values + self.drop_path(branch)), assignment
 
     def _feed_forward(self, values: Tensor, tokens: Tokens) -> tuple[Tensor, Assignment | None]:

@@ -179,6 +179,7 @@ def preset(
     patch: int = 8,
     top_k: int = 1,
     router: RouterMode = "conditioned",
+    collaborative: int = 0,
 ) -> EncoderConfig:
     """An encoder of a ViT's size (tiny, small, base, large as in DeiT and ViT; nano for laptops and tests).
 
@@ -190,12 +191,20 @@ def preset(
         patch: side of a patch in pixels.
         top_k: experts per token.
         router: router mode; ``grouped`` shares the experts out over the modalities and adds a shared expert.
+        collaborative: how many of the experts of a grouped mixture every modality may choose, besides its own: with
+            the shared expert, which all tokens use, the three tiers of RingMoE (arXiv 2504.03166).
 
     Raises:
-        MapexError: the name is unknown or a number is out of range.
+        MapexError: the name is unknown, a number is out of range, or collaborative experts leave some modality no
+            expert of its own.
     """
     if name not in _SHAPES:
         raise unknown("preset", name, _SHAPES)
+    if collaborative and router != "grouped":
+        raise MapexError(
+            f"Collaborative experts are a tier of the grouped router; found router {router}. "
+            "Set router: grouped, or collaborative: 0."
+        )
     shape = _SHAPES[name]
     count = max(6, 2 * len(modalities)) if experts is None else experts
     config = EncoderConfig(
@@ -210,14 +219,24 @@ def preset(
         router=router,
         shared=router == "grouped",
     )
-    return replace(config, allowed=_groups(config)) if router == "grouped" else config
+    return replace(config, allowed=_groups(config, collaborative)) if router == "grouped" else config
 
 
-def _groups(config: EncoderConfig) -> Allowed:
-    """Deals the experts out in turn; modalities share where there are fewer experts than modalities."""
-    many = len(config.modalities)
+def _groups(config: EncoderConfig, collaborative: int) -> Allowed:
+    """Deals the experts out in turn, but for the last ones, which are everybody's.
 
-    def dealt(count: int, modality: int) -> tuple[int, ...]:
-        return tuple(e for e in range(count) if e % many == modality) or (modality % count,)
+    Without collaborative experts modalities share where there are fewer experts than modalities.
+    """
+    many, count = len(config.modalities), max(config.experts)
+    own = count - collaborative
+    if collaborative < 0 or (collaborative and 0 < count < many + collaborative):
+        raise MapexError(
+            f"collaborative is 0 or more and leaves each of {many} modalities an expert of its own, so with {count} "
+            f"experts per mixture it is at most {max(0, count - many)}; found {collaborative}. Give more experts."
+        )
 
-    return tuple(tuple(dealt(count, m) for m in range(many)) if count else () for count in config.experts)
+    def dealt(modality: int) -> tuple[int, ...]:
+        mine = tuple(e for e in range(own) if e % many == modality) or (modality % own,)
+        return (*mine, *range(own, count))
+
+    return tuple(tuple(dealt(m) for m in range(many)) if experts else () for experts in config.experts)

@@ -19,7 +19,7 @@ from mapex_lightning.model.config import Allowed, EncoderConfig
 from mapex_lightning.model.mixture import Mixture
 from mapex_lightning.model.patchify import Patchify
 from mapex_lightning.model.router import Assignment
-from mapex_lightning.model.tokens import Tokens
+from mapex_lightning.model.tokens import Pool, Tokens
 from mapex_lightning.tiles import Tiles
 
 
@@ -59,15 +59,16 @@ class Encoder(nn.Module):
                 assignments[index] = assignment
         return tokens._replace(values=self.norm(tokens.values)), assignments
 
-    def pooled(self, tiles: Tiles) -> Tensor:
-        """One vector per tile, the mean over its tokens: (B, D)."""
+    def pooled(self, tiles: Tiles, pool: Pool = "mean") -> Tensor:
+        """One vector per tile: (B, D), the mean over its tokens or the mean over its sensors by their redundancy."""
         tokens: Tokens = self(tiles)
-        return tokens.pooled()
+        return tokens.pooled() if pool == "mean" else tokens.pooled_by_redundancy(len(self.config.names))
 
     def pooled_by_modality(self, tiles: Tiles) -> dict[str, Tensor]:
         """One vector per tile and sensor: name to (B, D); zeros where the sensor is absent."""
-        tokens = self(tiles)
-        return {name: tokens.only(self.config.names.index(name)).pooled() for name in tiles.images}
+        tokens: Tokens = self(tiles)
+        each = tokens.pooled_by_modality(len(self.config.names))
+        return {name: each[:, self.config.names.index(name)] for name in tiles.images}
 
     def feature_map(self, tiles: Tiles) -> Tensor:
         """Features on the grid of the finest sensor, mean over the sensors that see each place: (B, D, h, w)."""

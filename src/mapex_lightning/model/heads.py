@@ -9,21 +9,24 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.model.tokens import Pool
 from mapex_lightning.tiles import Tiles
 
 
 class Classifier(nn.Module):
-    """Logits from the mean token, for one class per tile or for several.
+    """Logits from one vector per tile, for one class per tile or for several.
 
     The features are standardised by a batch norm without parameters, as MAE does for linear probes.
 
     Args:
         width: D.
         classes: K.
+        pool: how a tile's tokens become one vector; see `mapex_lightning.model.tokens.Pool`.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, pool: Pool = "mean") -> None:
         super().__init__()
+        self.pool = pool
         self.norm = nn.BatchNorm1d(width, affine=False)
         self.linear = nn.Linear(width, classes)
         nn.init.trunc_normal_(self.linear.weight, std=0.01)
@@ -31,7 +34,7 @@ class Classifier(nn.Module):
 
     def forward(self, encoder: Encoder, tiles: Tiles) -> Tensor:
         """Logits (B, K)."""
-        logits: Tensor = self.linear(self.norm(encoder.pooled(tiles)))
+        logits: Tensor = self.linear(self.norm(encoder.pooled(tiles, self.pool)))
         return logits
 
 

@@ -52,7 +52,7 @@ def reconstruct(
     config = encoder.config
     tokens, counts = encoder.patchify(tiles), encoder.patchify.counts(tiles)
     # A sensor whose pixels are all nodata has no token and cannot be a view.
-    present = torch.stack([tokens.only(m).present.any(1) for m in range(len(config.names))], dim=1)
+    present = tokens.members(len(config.names)).any(1)
     visible = draw_visible(tokens, draw_view(present, generator), visible_share, generator)
     order, parts = [], []
     assignments: dict[int, list[Assignment]] = {block: [] for block in config.mixtures}

@@ -104,12 +104,23 @@ class Router(nn.Module):
                 return every
             return every + F.embedding(modality, F.linear(self.vectors, self.vector_weight))
 
+    def ranked(self, tokens: Tensor, modality: Tensor) -> Tensor:
+        """Logits (T, E) of every expert, whether or not a token's modality may use it."""
+        return self._by_expert(self.logits(tokens, modality))
+
+    def gate(self, chosen: Tensor) -> Tensor:
+        """Gates (T, K) of chosen logits (T, K)."""
+        return chosen.sigmoid() if self.single else chosen.softmax(dim=-1)
+
     def forward(self, tokens: Tensor, modality: Tensor, present: Tensor) -> Assignment:
         """Assigns tokens (T, D) of modalities (T,), as far as they are present (T,), to their experts."""
-        logits = self.logits(tokens, modality).masked_fill(~self.allowed[modality], -torch.inf)
-        if self.merged:
-            best = logits.new_full((len(logits), self.experts), -torch.inf)
-            logits = best.scatter_reduce(1, self.routes.expand_as(logits), logits, "amax")
+        logits = self._by_expert(self.logits(tokens, modality).masked_fill(~self.allowed[modality], -torch.inf))
         chosen, expert = logits.topk(self.top_k, dim=-1)
-        weight = chosen.sigmoid() if self.single else chosen.softmax(dim=-1)
-        return Assignment(expert, weight.masked_fill(~present[:, None], 0.0), logits, modality, present)
+        return Assignment(expert, self.gate(chosen).masked_fill(~present[:, None], 0.0), logits, modality, present)
+
+    def _by_expert(self, logits: Tensor) -> Tensor:
+        """Logits (T, E) of experts from those of rows (T, R): of rows that lead to one expert, the best counts."""
+        if not self.merged:
+            return logits
+        best = logits.new_full((len(logits), self.experts), -torch.inf)
+        return best.scatter_reduce(1, self.routes.expand_as(logits), logits, "amax")

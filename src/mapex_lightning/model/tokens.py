@@ -1,16 +1,20 @@
 """Tokens: patch vectors that never forget which sensor they come from.
 
-Axes: B tiles, N tokens, n tokens taken, D width.
+Axes: B tiles, N tokens, n tokens taken, D width, M modalities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from einops import repeat
 from torch import Tensor
+from torch.nn import functional as F
+
+Pool = Literal["mean", "redundancy"]
+"""How the tokens of a tile become one vector: see `Tokens.pooled` and `Tokens.pooled_by_redundancy`."""
 
 
 class Tokens(NamedTuple):
@@ -45,6 +49,32 @@ class Tokens(NamedTuple):
         """Mean over the tokens that are present: (B, D). A tile without tokens gives zeros."""
         weight = self.present.to(self.values.dtype)
         return torch.einsum("bnd,bn->bd", self.values, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+
+    def members(self, modalities: int) -> Tensor:
+        """Which modality each token counts for: (B, N, M) bool, False throughout for absent tokens."""
+        index = torch.arange(modalities, device=self.modality.device)
+        return (self.modality[..., None] == index) & self.present[..., None]
+
+    def pooled_by_modality(self, modalities: int) -> Tensor:
+        """Mean over the present tokens of each sensor: (B, M, D); zeros where a tile has none."""
+        members = self.members(modalities).to(self.values.dtype)
+        return torch.einsum("bnd,bnm->bmd", self.values, members) / members.sum(1).clamp(min=1)[..., None]
+
+    def pooled_by_redundancy(self, modalities: int) -> Tensor:
+        """Mean over the sensors of a tile, where one that says what the others say counts less: (B, D).
+
+        A sensor's weight is the softmax over the tile's sensors of minus its redundancy, the mean cosine between its
+        own mean token and those of the others. It has no parameter. One sensor alone gives the mean of its tokens; two
+        are always equally redundant and count the same.
+        """
+        each, here = self.pooled_by_modality(modalities), self.members(modalities).any(1)
+        unit = F.normalize(each, dim=-1)
+        alike = torch.einsum("bmd,bnd->bmn", unit, unit)
+        others = here[:, None] & ~torch.eye(modalities, dtype=torch.bool, device=here.device)
+        redundancy = (alike * others).sum(-1) / others.sum(-1).clamp(min=1)
+        # Absent sensors get nothing; a tile without any sensor has zeros to weigh, whatever the weights.
+        weight = (-redundancy).masked_fill(~here & here.any(1, keepdim=True), -torch.inf).softmax(-1)
+        return torch.einsum("bm,bmd->bd", weight, each)
 
     def only(self, modality: int) -> Tokens:
         """The same tokens with those of every other modality absent."""

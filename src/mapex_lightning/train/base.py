@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, load_weights, read, weights
+from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
@@ -120,6 +121,7 @@ def start(
     sensors: Sequence[str | Modality | dict[str, Any]] | None,
     pretrained: bool = True,
     drop_path: float = 0.0,
+    low_rank: int = 0,
     **shape: Any,
 ) -> tuple[Encoder, Description]:
     """The encoder to begin with: of a preset, with random weights, or out of a checkpoint.
@@ -129,6 +131,7 @@ def start(
         sensors: the modalities of a preset; a checkpoint brings its own.
         pretrained: False draws new weights in the shape of the checkpoint, the control that pre-training must beat.
         drop_path: see `Encoder`.
+        low_rank: rank of the low-rank experts to begin with; a checkpoint that has some brings its own.
         shape: further arguments of `preset`.
 
     Returns:
@@ -140,7 +143,7 @@ def start(
     if encoder in PRESETS:
         if not sensors:
             raise MapexError(f"The preset {encoder} needs modalities, such as data.modalities: [s1, s2].")
-        config = preset(encoder, modalities(sensors), **shape)
+        config = replace(preset(encoder, modalities(sensors), **shape), low_rank=low_rank)
         return Encoder(config, drop_path), Description("pretrain", config, ())
     if not encoder.endswith(".ckpt") and not Path(encoder).exists():
         raise MapexError(
@@ -149,9 +152,11 @@ def start(
     path = find_checkpoint(encoder)
     checkpoint = read(path)
     description = describe(checkpoint)
-    built = Encoder(description.encoder, drop_path)
+    fresh = low_rank > 0 and not description.encoder.low_rank
+    config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
+    built = Encoder(config, drop_path)
     if pretrained:
-        load_weights(built, weights(checkpoint, ENCODER), str(path))
+        (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))
     return built, description
 
 

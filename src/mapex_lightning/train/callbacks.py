@@ -15,15 +15,16 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from PIL import Image
 
 from mapex_lightning.checkpoint import read, write
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
 from mapex_lightning.files import write_whole
+from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
+from mapex_lightning.model.specialisation import shares
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
-from mapex_lightning.train.pictures import Picture, heat_map, reconstructions
+from mapex_lightning.train.pictures import reconstructions
 from mapex_lightning.train.pretrain import Pretrain
 
 
@@ -137,8 +138,14 @@ class Pictures(Callback):
             self._reconstructions(trainer, pl_module, when)
 
     def _routing(self, trainer: pl.Trainer, module: MapexModule, when: str) -> None:
-        counts = {block: mixture.census[0, :, :-1] for block, mixture in module.encoder.mixtures.items()}
-        self._keep(trainer, f"experts/{when}", heat_map(counts, module.encoder.config.names))
+        names = module.encoder.config.names
+        maps = [
+            of_shares(
+                f"block {block}: share of each sensor's tokens per expert", names, shares(mixture.census[0, :, :-1])
+            )
+            for block, mixture in module.encoder.mixtures.items()
+        ]
+        self._keep(trainer, f"experts/{when}", draw(maps))
         append_routing(self.folder.parent / "routing.csv", module, when)
 
     def _reconstructions(self, trainer: pl.Trainer, module: Pretrain, when: str) -> None:
@@ -148,8 +155,7 @@ class Pictures(Callback):
         self._keep(trainer, f"reconstruction/{when}", picture)
 
     def _keep(self, trainer: pl.Trainer, name: str, picture: Picture) -> None:
-        path = self.folder / f"{name.replace('/', '-')}.png"
-        write_whole(path, lambda beside: Image.fromarray(picture).save(beside, format="PNG"))
+        write_png(picture, self.folder / f"{name.replace('/', '-')}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 kind = name.split("/")[0]

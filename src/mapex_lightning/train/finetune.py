@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, final
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from mapex_lightning.checkpoint import Description, describe, load_weights, read, weights
+from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.heads import Classifier, Segmenter
+from mapex_lightning.model.tokens import Pool
 from mapex_lightning.runs import find_checkpoint
-from mapex_lightning.tiles import Tiles
+from mapex_lightning.tiles import Tiles, drop_sensors
 from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
 from mapex_lightning.train.metrics import figures_of, loss_of, probabilities
 from mapex_lightning.train.optim import Optimiser
@@ -31,7 +32,14 @@ class FineTune(MapexModule):
         task: kind of label; set from the data.
         classes: names of the classes; set from the data.
         modalities: the sensors of the data; set from ``data.modalities``.
-        train: ``full`` trains everything, ``linear`` the head alone on frozen features.
+        train: ``full`` trains everything, ``linear`` the head alone on frozen features, ``low-rank`` the head and
+            low-rank experts for the sensors at hand on a frozen encoder, which gets new ones where it has none; see
+            `mapex_lightning.model.lowrank`.
+        rank: of new low-rank experts.
+        drop_sensors: probability with which each sensor of a tile is taken away in training, though never the last
+            one, for models that will have to do with missing sensors.
+        pool: how a tile becomes one vector to classify: ``mean`` over its tokens, or over its sensors by their
+            ``redundancy``: one that says what the others say counts less. A head that comes along pools as it did.
         pretrained: False draws new weights in the shape of the checkpoint's encoder, as a control.
         drop_path: stochastic depth.
         optimiser: learning rate and its like.
@@ -47,7 +55,10 @@ class FineTune(MapexModule):
         task: Task | None,
         classes: Sequence[str],
         modalities: list[str | Modality] | None = None,
-        train: Literal["full", "linear"] = "full",
+        train: Literal["full", "linear", "low-rank"] = "full",
+        rank: int = 8,
+        drop_sensors: float = 0.0,
+        pool: Pool = "mean",
         pretrained: bool = True,
         drop_path: float = 0.0,
         optimiser: Optimiser = Optimiser(lr=1e-3, layer_decay=0.9),
@@ -57,21 +68,32 @@ class FineTune(MapexModule):
             raise MapexError(
                 "The data sets share no task and classes, so there is nothing to fine-tune on; use one set with labels."
             )
-        built, found = start(encoder, modalities, pretrained, drop_path)
+        if pool != "mean" and task == "segmentation":
+            raise MapexError(
+                f"Segmentation pools nothing; leave pool: {pool} out, or take a task with labels per tile."
+            )
+        if rank < 1 or not 0 <= drop_sensors < 1:
+            raise MapexError(
+                f"rank must be 1 or more, and drop_sensors a probability below 1; found {rank} and {drop_sensors}."
+            )
+        low_rank = rank if train == "low-rank" else 0
+        built, found = start(encoder, modalities, pretrained, drop_path, low_rank)
         super().__init__(built, found.lineage, optimiser, seed)
         self.task: Task = task
         self.classes = tuple(classes)
-        self.linear = train == "linear"
+        self.trained, self.drop_sensors = train, drop_sensors
+        old_head = found.head if pretrained else None
+        self.pool: Pool = pool if old_head is None else old_head["pool"]
         # Of a seed of its own, so that a pruned encoder starts from the very head that the full one starts from.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
             self.head: nn.Module = (
                 Segmenter(built.config.width, len(classes), built.config.patch)
                 if task == "segmentation"
-                else Classifier(built.config.width, len(classes))
+                else Classifier(built.config.width, len(classes), self.pool)
             )
-        if found.head is not None and pretrained:
-            self._take_head(encoder)
+        if old_head is not None:
+            self._take_head(encoder, old_head)
         self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])
         figures = figures_of(task, len(classes))
         self.monitor = f"val/{figures.main}"
@@ -79,17 +101,14 @@ class FineTune(MapexModule):
         for stage in ("val", "test"):
             self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
 
-    def _take_head(self, path: str) -> None:
-        checkpoint = read(find_checkpoint(path))
-        head = describe(checkpoint).head
-        assert head is not None
+    def _take_head(self, path: str, head: Mapping[str, Any]) -> None:
         if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
             raise MapexError(
                 f"{path} was fine-tuned for {head['task']} of {len(head['classes'])} classes "
                 f"({', '.join(head['classes'][:3])}, ...); the data has {self.task} of {len(self.classes)} "
                 f"({', '.join(self.classes[:3])}, ...). Use the data it was trained for, or an encoder without a head."
             )
-        load_weights(self.head, weights(checkpoint, "head."), path)
+        load_weights(self.head, weights(read(find_checkpoint(path)), "head."), path)
 
     def _freeze(self, sensors: list[str]) -> None:
         """Plain DDP wants a gradient for every trained weight: those of sensors without data must not be trained."""
@@ -101,13 +120,14 @@ class FineTune(MapexModule):
             )
         for name, weight in self.encoder.named_parameters():
             sensor = name.split(".")[2] if name.startswith(("patchify.embed", "patchify.norm")) else None
-            weight.requires_grad_(not self.linear and (sensor is None or sensor in sensors))
+            wanted = self.trained == "full" or (self.trained == "low-rank" and ".low_rank." in name)
+            weight.requires_grad_(wanted and (sensor is None or sensor in sensors))
 
     def describe(self) -> Description:
         """Encoder, head and lineage."""
-        part = "head" if self.linear else "all"
+        part = {"full": "all", "linear": "head", "low-rank": "head and low-rank experts"}[self.trained]
         step = f"fit: {self.task} of {len(self.classes)} classes, {part} trained, {self.trainer.global_step} steps"
-        head = {"task": self.task, "classes": list(self.classes)}
+        head = {"task": self.task, "classes": list(self.classes), "pool": self.pool}
         return Description("finetune", self.encoder.config, (*self.lineage, step), head=head)
 
     def forward(self, tiles: Tiles) -> Tensor:
@@ -118,7 +138,7 @@ class FineTune(MapexModule):
     def train(self, mode: bool = True) -> FineTune:
         """A frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.linear:
+        if self.trained != "full":
             self.encoder.eval()
         return self
 
@@ -130,6 +150,9 @@ class FineTune(MapexModule):
                 "The classifier standardises features over a batch and needs two or more tiles per process and step; "
                 "raise data.batch_size, or train on more tiles or fewer devices."
             )
+        if self.drop_sensors:
+            generator = self.generator("sensors", self.trainer.global_step, batch_idx, self.global_rank)
+            tiles = drop_sensors(tiles, self.drop_sensors, generator)
         loss = loss_of(self.task, self(tiles), target)
         self.note({"train/loss": loss}, tiles.batch_size)
         return loss

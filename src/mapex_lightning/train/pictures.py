@@ -1,11 +1,11 @@
-"""Pictures of a run: reconstructions of fixed tiles, and who uses which expert.
+"""Pictures of a run: reconstructions of fixed tiles.
 
-Axes: B tiles, C bands, H and W pixels, M modalities, E experts. Pictures are (H, W, 3) uint8.
+Axes: B tiles, C bands, H and W pixels. Pictures are (H, W, 3) uint8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,14 +13,13 @@ from einops import rearrange, repeat
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mapex_lightning.heatmap import Picture
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.decoder import Decoder
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import assemble
 from mapex_lightning.tiles import Tiles
-
-Picture = np.ndarray
 
 COLOURS = (("R", "G", "B"), ("B04", "B03", "B02"), ("red", "green", "blue"))
 """Bands that a person sees as red, green and blue."""
@@ -106,39 +105,3 @@ def sheet(columns: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
         for down, picture in enumerate(pictures):
             canvas.paste(Image.fromarray(_scaled(picture)), (left, head + down * (SIDE + gap)))
     return np.asarray(canvas)
-
-
-def heat_map(counts: Mapping[int, Tensor], names: Sequence[str]) -> Picture:
-    """Per mixture block a panel: each row is a modality, each column an expert, each cell the share of its tokens.
-
-    Args:
-        counts: per block (M, E), such as the first row of a census.
-        names: of the modalities.
-    """
-    cell, left, gap = 40, 84, 44
-    panels = {block: (c / c.sum(1, keepdim=True).clamp(min=1e-9)).cpu().numpy() for block, c in counts.items()}
-    width = left + cell * max(share.shape[1] for share in panels.values()) + 8
-    height = sum(gap + cell * len(names) for _ in panels) + 8
-    canvas = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    top = 0
-    for block, share in panels.items():
-        draw.text((8, top + 6), f"block {block}: share of each sensor's tokens per expert", fill="black", font=font)
-        top += gap
-        for expert in range(share.shape[1]):
-            draw.text((left + expert * cell + 16, top - 17), str(expert), fill="black", font=font)
-        for row, name in enumerate(names):
-            draw.text((8, top + row * cell + 13), name, fill="black", font=font)
-            for expert, value in enumerate(share[row]):
-                x, y = left + expert * cell, top + row * cell
-                draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=_shade(float(value)))
-                ink = "white" if value > 0.5 else "black"
-                draw.text((x + 8, y + 13), f"{value:.2f}", fill=ink, font=font)
-        top += cell * len(names)
-    return np.asarray(canvas)
-
-
-def _shade(share: float) -> tuple[int, int, int]:
-    """White for 0, dark blue for 1."""
-    red, green, blue = (round(255 + (dark - 255) * share) for dark in (8, 48, 107))
-    return red, green, blue

@@ -21,7 +21,7 @@ from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import Error, mean_over_modalities
-from mapex_lightning.pruning import COVERAGE, sets
+from mapex_lightning.pruning import sealing
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
 from mapex_lightning.train.optim import Optimiser
@@ -38,6 +38,7 @@ class Pretrain(MapexModule):
         every: every how many blocks, from the first on, the feed-forward is a mixture; 0 for the dense twin.
         router: how tokens choose experts; see `mapex_lightning.model.router.Router`.
         top_k: experts per token.
+        collaborative: experts that every sensor may choose besides its own, with ``router: grouped``.
         patch: side of a patch in pixels.
         visible: share of a view's tokens that the encoder sees.
         decoder: shape of the decoder; by default half as wide as the encoder, two blocks deep. A pre-training
@@ -60,6 +61,7 @@ class Pretrain(MapexModule):
         every: int = 2,
         router: RouterMode = "conditioned",
         top_k: int = 1,
+        collaborative: int = 0,
         patch: int = 8,
         visible: float = 0.25,
         decoder: DecoderConfig | None = None,
@@ -68,7 +70,8 @@ class Pretrain(MapexModule):
         seal: float | None = 0.9,
         seed: int = 0,
     ) -> None:
-        built, found = start(encoder, modalities, experts=experts, every=every, router=router, top_k=top_k, patch=patch)
+        shape: dict[str, Any] = {"experts": experts, "every": every, "top_k": top_k, "patch": patch}
+        built, found = start(encoder, modalities, router=router, collaborative=collaborative, **shape)
         super().__init__(built, found.lineage, optimiser, seed)
         if found.decoder is None:
             self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
@@ -132,6 +135,6 @@ class Pretrain(MapexModule):
         if self.trainer.global_step >= self.seal * self.trainer.estimated_stepping_batches:
             census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
             try:
-                self.encoder.seal(sets(self.encoder.config, census, COVERAGE))
+                self.encoder.seal(sealing(self.encoder.config, census))
             except MapexError as error:  # days of training must not end for a sensor without validation tiles
                 rank_zero_warn(f"The experts are not sealed: {error}")

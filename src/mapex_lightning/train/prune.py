@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, read
-from mapex_lightning.pruning import Report, prune
+from mapex_lightning.pruning import Policy, Report, prune
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.train.base import Batch, MapexModule, start, tiles_of
 from mapex_lightning.train.optim import Optimiser
@@ -23,17 +23,17 @@ class Prune(MapexModule):
     Args:
         encoder: the checkpoint to prune.
         keep: names of modalities.
-        coverage: see `mapex_lightning.pruning.choose`.
+        policy: which experts stay; by default `Policy.standard`.
     """
 
     kind = "prune"
     monitor = "val/loss"
     mode = "min"
 
-    def __init__(self, encoder: str, keep: Sequence[str], coverage: float | None = None) -> None:
+    def __init__(self, encoder: str, keep: Sequence[str], policy: Policy | None = None) -> None:
         built, self.found = start(encoder, None)
         super().__init__(built, self.found.lineage, Optimiser())
-        self.path, self.keep, self.coverage = encoder, tuple(keep), coverage
+        self.path, self.keep, self.policy = encoder, tuple(keep), policy
         self.pruned: tuple[dict[str, Any], Report] | None = None
 
     def describe(self) -> Description:
@@ -55,4 +55,4 @@ class Prune(MapexModule):
         for block, mixture in self.encoder.mixtures.items():
             checkpoint["state_dict"][f"{ENCODER}blocks.{block}.mixture.census"] = mixture.census.cpu()
         checkpoint[KEY]["lineage"].append("census refreshed on tiles")
-        self.pruned = prune(checkpoint, self.keep, self.coverage)
+        self.pruned = prune(checkpoint, self.keep, self.policy)

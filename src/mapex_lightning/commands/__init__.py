@@ -1,0 +1,1 @@
+"""The commands that need no Trainer of their own, a file each."""
