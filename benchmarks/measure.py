@@ -6,9 +6,11 @@ together.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import math
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,7 +25,14 @@ Name = TypeVar("Name", bound=Hashable)
 
 Clock = Callable[[], float]
 
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+
+def processor() -> float:
+    """Seconds that processors have worked for this process and for the children that it has waited for."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": processor}
 """What a second is. Processor time, with one thread, is for machines that others use at the same time."""
 
 LEAST = 0.02
@@ -172,3 +181,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+def options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """The options that all benchmarks share."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, help="of torch; by default one per core")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="processor: for a shared machine")
+
+
+def begin(given: argparse.Namespace, device: torch.device) -> Clock:
+    """Sets the threads, prints the machine's line, and returns the clock that was asked for."""
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    print(machine(device, given.clock), flush=True)
+    return CLOCKS[given.clock]

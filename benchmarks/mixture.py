@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import CLOCKS, Candidate, Clock, alternate, machine, peak, ratio, spread, table
+from benchmarks.measure import Candidate, Clock, alternate, begin, options, peak, ratio, spread, table
 from benchmarks.peers import PEERS, NotInstalled, Peer
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import EncoderConfig
@@ -262,20 +262,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"))
     parser.add_argument("--routing", nargs="+", choices=ROUTINGS, default=ROUTINGS)
     parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=tuple(PEERS))
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true", help="leave the column of peak memory out")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--compile", action="store_true", help="compile every way with torch.compile")
-    parser.add_argument("--threads", type=int, help="of torch; by default one per core")
-    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="processor: for a shared machine")
+    options(parser, rounds=7)
     given = parser.parse_args(words)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    print(machine(given.device, given.clock), flush=True)
+    clock = begin(given, given.device)
     for shape in shapes_of(given):
         bench = Bench(shape, given.peers, given.routing, given.device, given.compile)
         print(f"\n{shape}; {given.rounds} rounds, median (quartiles)\n", flush=True)
-        print(run(bench, given.rounds, not given.no_memory, CLOCKS[given.clock]), flush=True)
+        print(run(bench, given.rounds, not given.no_memory, clock), flush=True)
 
 
 if __name__ == "__main__":
