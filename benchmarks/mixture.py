@@ -47,14 +47,18 @@ class Shape:
         return f"{self.tokens} tokens, D{self.width}, E{self.experts}, k{self.top_k}, {self.dtype}"
 
 
-DEFAULTS = (
-    Shape(16384, 384, 8, 1),
-    Shape(4096, 384, 16, 1),
-    Shape(4096, 384, 8, 2),
-    Shape(4096, 192, 6, 1),
-    Shape(2048, 768, 8, 1),
-    Shape(512, 384, 8, 1, "bfloat16"),
+QUICK = ("mask loop", "transformers eager", "transformers grouped")
+"""The peers that compute no padding."""
+
+DEFAULTS: tuple[tuple[Shape, tuple[str, ...]], ...] = (
+    (Shape(16384, 384, 8, 1), QUICK),
+    (Shape(4096, 384, 16, 1), QUICK),
+    (Shape(4096, 384, 8, 2), tuple(PEERS)),
+    (Shape(4096, 192, 6, 1), QUICK),
+    (Shape(2048, 768, 8, 1), QUICK),
+    (Shape(256, 384, 8, 1, "bfloat16"), QUICK),
 )
+"""Shapes, and the peers that are tried on each. The first two are those of the aims."""
 
 
 def mixture_of(shape: Shape, device: torch.device) -> Mixture:
@@ -242,14 +246,15 @@ def run(bench: Bench, rounds: int, memory: bool, clock: Clock) -> str:
     return "\n".join(lines)
 
 
-def shapes_of(given: argparse.Namespace) -> list[Shape]:
-    """Every combination of what was given, or the default set where nothing was."""
+def tasks_of(given: argparse.Namespace) -> list[tuple[Shape, Sequence[str]]]:
+    """Every combination of what was given, or the default set where nothing was; and the peers of each."""
     axes = (given.tokens, given.width, given.experts, given.top_k, given.dtype)
     if not any(axes):
-        return list(DEFAULTS)
+        return [(shape, peers if given.peers is None else given.peers) for shape, peers in DEFAULTS]
     usual: tuple[list[Any], ...] = ([4096], [384], [8], [1], ["float32"])
     chosen = [axis or default for axis, default in zip(axes, usual, strict=True)]
-    return [Shape(*values) for values in itertools.product(*chosen)]
+    peers = tuple(PEERS) if given.peers is None else given.peers
+    return [(Shape(*values), peers) for values in itertools.product(*chosen)]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -261,15 +266,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--top-k", type=int, nargs="+")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"))
     parser.add_argument("--routing", nargs="+", choices=ROUTINGS, default=ROUTINGS)
-    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=tuple(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS))
     parser.add_argument("--no-memory", action="store_true", help="leave the column of peak memory out")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--compile", action="store_true", help="compile every way with torch.compile")
     options(parser, rounds=7)
     given = parser.parse_args(words)
     clock = begin(given, given.device)
-    for shape in shapes_of(given):
-        bench = Bench(shape, given.peers, given.routing, given.device, given.compile)
+    for shape, peers in tasks_of(given):
+        bench = Bench(shape, peers, given.routing, given.device, given.compile)
         print(f"\n{shape}; {given.rounds} rounds, median (quartiles)\n", flush=True)
         print(run(bench, given.rounds, not given.no_memory, clock), flush=True)
 
