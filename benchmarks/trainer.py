@@ -2,8 +2,9 @@
 
     python -m benchmarks.trainer
 
-A tiny encoder on four sensors and few small tiles: what is added does not depend on them, and shows best. The bare loop takes the same steps: masking, losses, gradients, clipping, AdamW and its schedule. Time per step is that
-between the ends of two steps, so starting a fit does not count.
+A tiny encoder on four sensors and few small tiles: what is added does not depend on them, and shows best. The bare loop
+takes the same steps: masking, losses, gradients, clipping, AdamW and its schedule. Time per step is that between the
+ends of two steps, so starting a fit does not count.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,7 @@ def bare(steps: int, clock: Clock, folder: Path) -> list[float]:
 
 def per_step(ends: Sequence[float]) -> float:
     """Median milliseconds between the ends of two steps; the first few warm up."""
-    return 1e3 * statistics.median(b - a for a, b in zip(ends[4:], ends[5:], strict=False))
+    return 1e3 * statistics.median(b - a for a, b in pairwise(ends[4:]))
 
 
 def main(words: Sequence[str] | None = None) -> None:

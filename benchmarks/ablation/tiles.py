@@ -119,6 +119,17 @@ def batch(sources: Mapping[str, Source], generator: torch.Generator) -> Tiles:
     return gathered(parts)
 
 
+def parts(sources: Mapping[str, Source], generator: torch.Generator) -> list[Tiles]:
+    """Half a training batch, in a part per source: no sensor is computed for tiles that do not have it."""
+    return [Tiles.of(**_crops(sources[name], count // 2, generator).images) for name, count in SHARES.items()]
+
+
+def held_out_parts(sources: Mapping[str, Source], most: int) -> list[Tiles]:
+    """Up to `most` crops of each source, spread evenly over its tiles, in a part per source."""
+    crops = (source.crops() for source in sources.values())
+    return [Tiles.of(**found.take(even(len(found), most)).images) for found in crops]
+
+
 def held_out(sources: Mapping[str, Source], most: int) -> list[Tiles]:
     """The same crops every time: up to `most` of each source, spread evenly over its tiles, a batch per 64."""
     parts = []
