@@ -40,7 +40,7 @@ build: setup ## the wheel, in dist/
 
 # --dry-run resolves without installing; --ignore-installed lets it see newer releases than those of the environment.
 constraints: setup ## ask pip for today's versions and pin them in constraints.txt
-	$(BIN)/python -m pip install --dry-run --ignore-installed -qq --report $(VENV)/report.json '.[dev]'
+	$(BIN)/python -m pip install --dry-run --ignore-installed -qq --report $(VENV)/report.json '.[dev,bench]'
 	$(BIN)/python scripts/constraints.py < $(VENV)/report.json > $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
 
