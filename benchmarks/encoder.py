@@ -230,7 +230,7 @@ def trial_of(config: EncoderConfig, count: int, place: Place) -> Trial:
     encoder = Encoder(config).to(place.device)
     decoder = Decoder(config, decoder_for(config)).to(place.device)
     tiles, auxiliary = tiles_of(config, count, place.device), Auxiliary()
-    optimiser = AdamW([*encoder.parameters(), *decoder.parameters()], fused=place.device.type == "cuda")
+    optimiser = AdamW([*encoder.parameters(), *decoder.parameters()], fused=True)
     if place.compiled:
         encoder.compile()
 
@@ -247,27 +247,28 @@ def trial_of(config: EncoderConfig, count: int, place: Place) -> Trial:
     return Trial(step, encoder)
 
 
-def step_rows(name: str, count: int, place: Place) -> list[list[object]]:
-    """A pre-training step of a preset and of its dense twin."""
-    configs = {
-        "dense twin": preset(name, modalities(SENSORS), every=0),
-        "with mixtures": preset(name, modalities(SENSORS)),
-    }
-    trials = {way: trial_of(config, count, place) for way, config in configs.items()}
-    times = place.time({way: Candidate(trial.step) for way, trial in trials.items()})
-    peaks = {way: peak(trial.step, place.device) for way, trial in trials.items()}
+def step_rows(name: str, counts: Sequence[int], place: Place) -> list[list[object]]:
+    """A pre-training step of a preset and of its dense twin, at several batch sizes."""
     dense = "dense twin"
-    return [
-        [
-            way,
-            f"{sum(parameter.numel() for parameter in trials[way].encoder.parameters()) / 1e6:.1f} M",
-            f"{count / spread(took.whole).median:.1f}",
-            ratio(times[dense].whole, took.whole),
-            f"{peaks[way] / 2**20:.0f} MiB",
-            f"{peaks[way] / peaks[dense]:.2f}",
+    configs = {dense: preset(name, modalities(SENSORS), every=0), "with mixtures": preset(name, modalities(SENSORS))}
+    rows: list[list[object]] = []
+    for count in counts:
+        trials = {way: trial_of(config, count, place) for way, config in configs.items()}
+        times = place.time({way: Candidate(trial.step) for way, trial in trials.items()})
+        peaks = {way: peak(trial.step, place.device) for way, trial in trials.items()}
+        rows += [
+            [
+                f"{count} tiles",
+                way,
+                f"{sum(parameter.numel() for parameter in trials[way].encoder.parameters()) / 1e6:.1f} M",
+                f"{count / spread(took.whole).median:.1f}",
+                ratio(times[dense].whole, took.whole),
+                f"{peaks[way] / 2**20:.0f} MiB",
+                f"{peaks[way] / peaks[dense]:.2f}",
+            ]
+            for way, took in times.items()
         ]
-        for way, took in times.items()
-    ]
+    return rows
 
 
 def family(name: str, device: torch.device) -> dict[str, Encoder]:
@@ -331,7 +332,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--preset", choices=PRESETS, help="by default small, and base where pruned")
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 2048], help="of a batch, in part vit")
-    parser.add_argument("--tiles", type=int, default=16, help="of a batch, in part step")
+    parser.add_argument("--tiles", type=int, nargs="+", default=[16, 64], help="of a batch, in part step")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="tiles of a batch, in part pruned")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of autocast")
@@ -349,9 +350,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"\n{given.preset or 'small'}, {given.dtype}; full use is {rate / 1e12:.2f} TFLOP/s\n")
         print(table(columns, rows), flush=True)
     if "step" in given.parts:
-        columns = ["pre-training step", "encoder", "tiles/s", "tiles/s / dense", "peak", "peak / dense"]
+        columns = ["batch", "way", "encoder", "tiles/s", "tiles/s / dense", "peak", "peak / dense"]
         rows = step_rows(given.preset or "small", given.tiles, place)
-        print(f"\n{given.preset or 'small'}, {given.tiles} tiles of {len(SENSORS)} sensors, {given.dtype}\n")
+        print(f"\n{given.preset or 'small'}, a pre-training step on {len(SENSORS)} sensors, {given.dtype}\n")
         print(table(columns, rows), flush=True)
     if "pruned" in given.parts:
         columns = ["tiles", "way", "parameters", "ms", "ms / unpruned", "ms / ViT"]
