@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=250, help="of pre-training")
+    parser.add_argument("--tier-steps", type=int, default=150, help="of pre-training for the tiers")
     parser.add_argument("--tuning", type=int, default=100, help="steps of fine-tuning")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -376,7 +377,7 @@ def main() -> None:
             study.note("missing", variant, seed, partial(missing, here, seed, given.tuning, path, variant))
     for seed in given.seeds:
         for variant in TIERS:
-            study.note("tiers", variant, seed, partial(tiers, here, seed, given.steps, variant))
+            study.note("tiers", variant, seed, partial(tiers, here, seed, given.tier_steps, variant))
     print(table(study.results))
 
 
