@@ -101,10 +101,11 @@ class Variant:
     router: RouterMode = "conditioned"
 
 
-NONE = Auxiliary(mutual=0.0, balance=0.0, cap=0.0)
+NONE = Auxiliary(mutual=0.0, balance=0.0)
 VARIANTS = {
     "default": Variant(),
-    "default without balance": Variant(Auxiliary(balance=0.0)),
+    "default and cap": Variant(Auxiliary(cap=0.1)),
+    "cap instead of balance": Variant(Auxiliary(cap=0.1, balance=0.0)),
     "no auxiliary losses": Variant(NONE),
     "pooled": Variant(replace(NONE, pooled=0.1)),
     "balance within sensors": Variant(replace(NONE, within=0.1)),
@@ -246,7 +247,7 @@ def _relative(errors: Sequence[float], run: Result) -> list[float]:
 
 
 def _causal(runs: Sequence[Result], own: bool) -> str:
-    """Relative change of the error by block, mean over used experts: of the sensor that uses each most, or others."""
+    """Relative change of the error by block, mean over used experts: of the sensor that uses it most, or the others."""
 
     def of_block(run: Result, block: str) -> float:
         shares = run["analysis"]["routing"][block]["hard"]["share"]

@@ -14,8 +14,8 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.model.decoder import Decoder, DecoderConfig
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.interventions import diverted, without_mixtures
-from mapex_lightning.model.specialisation import specialisation
+from mapex_lightning.model.interventions import diverted, watched, without_mixtures
+from mapex_lightning.model.specialisation import shares, specialisation, tally
 from mapex_lightning.tiles import Tiles
 from tests.builders import SENSORS, config_of, encoder_of, observe, only, tiles_of
 
@@ -105,6 +105,28 @@ def test_routing_by_name_follows_the_name_and_routing_by_content_stays() -> None
     blind = analyse(encoder_of(config_of(router="blind")), None, BATCHES).routing[0]
     assert (blind.content[off] == 1).all()
     assert blind.name.diagonal().isnan().all()
+
+
+def test_rows_are_the_tokens_own_sensor_and_columns_what_the_router_is_told() -> None:
+    encoder = specialist()
+    router = encoder.mixtures[0].router
+    with torch.no_grad():
+        router.weight.copy_(2 * torch.randn(router.weight.shape, generator=torch.Generator().manual_seed(0)))
+        router.vectors[2] = 0  # told that they are dem's, tokens go by their content
+    tiles = tiles_of(CONFIG, count=16)
+    found = analyse(encoder, None, [tiles]).routing[0]
+    with watched(encoder, lambda router, given, answer: (given, answer)) as seen:
+        encoder(tiles)
+    ((tokens, modality, present), own) = seen[0][0]
+    told = router.forward(tokens, torch.full_like(modality, 2), present)
+    mine = modality == 0
+    kept = (told.expert == own.expert)[mine].double().mean()
+    assert 0 < kept < 1
+    torch.testing.assert_close(found.content[0, 2], kept)
+    usage = [shares(tally(own, 3).hard)[2], shares(tally(told._replace(modality=modality), 3).hard)[0]]
+    torch.testing.assert_close(found.name[0, 2], torch.minimum(*usage).sum())
+    assert found.name[2, 0] != found.name[0, 2]
+    assert found.content[2, 0] != found.content[0, 2]
 
 
 def test_chance_and_the_start_lie_below_specialisation() -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from mapex_lightning.comparison import RUNS, WARM_UP, Latency, compare, in_turn
+from mapex_lightning.comparison import RUNS, WARM_UP, Comparison, Latency, compare, in_turn
 from mapex_lightning.errors import MapexError
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.tiles import Tiles
@@ -83,6 +83,19 @@ def test_passes_are_timed_in_turn_after_a_warm_up() -> None:
 
 def test_latency_is_the_median_and_the_quartiles_in_milliseconds() -> None:
     assert Latency.of([0.005, 0.001, 0.002, 0.004, 0.003]) == Latency(3.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("pruned", "words"),
+    [
+        (Latency(5.0, 4.0, 7.0), "-50.0%"),
+        (Latency(5.0, 4.0, 9.5), "-50.0%, within the spread"),
+        (Latency(15.0, 14.0, 16.0), "+50.0%"),
+        (Latency(10.0, 9.0, 11.0), "+0.0%, within the spread"),
+    ],
+)
+def test_a_change_of_latency_that_the_spread_can_explain_is_called_so(pruned: Latency, words: str) -> None:
+    assert Comparison(1, 0.0, 1.0, 1.0, Latency(10.0, 9.0, 11.0), pruned, "CPU").change == words
 
 
 def test_the_words_and_the_plain_types_hold_the_same_figures(full: Encoder) -> None:

@@ -41,13 +41,15 @@ def test_the_parts_of_the_encoder_add_up_to_its_parameters(encoder: Encoder, tmp
     assert "others" not in found.parameters
 
 
+@pytest.mark.parametrize("low_rank", [0, 2])
 @pytest.mark.parametrize("router", ROUTERS)
-def test_every_weight_of_every_router_belongs_to_a_part(router: RouterMode, tmp_path: Path) -> None:
-    encoder = encoder_of(config_of(router=router))
+def test_every_weight_of_every_router_belongs_to_a_part(router: RouterMode, low_rank: int, tmp_path: Path) -> None:
+    encoder = encoder_of(config_of(router=router, low_rank=low_rank))
     found = told(encoder, tmp_path)
     assert sum(found.parameters.values()) == sum(p.numel() for p in encoder.parameters())
     assert "others" not in found.parameters
     assert ("shared experts" in found.parameters) == (router == "grouped")
+    assert ("low-rank experts" in found.parameters) == bool(low_rank)
 
 
 def test_low_rank_experts_are_told_where_there_are_some(tmp_path: Path) -> None:

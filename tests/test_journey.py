@@ -93,7 +93,7 @@ def test_refreshing_the_census_on_tiles_goes_through_the_trainer(
     assert main(["prune", "--ckpt", str(source), "--keep", "s2", "--out", str(out), *tiles]) == 0
     assert load(out).config.names == ("s2",)
     assert "census refreshed on tiles" in describe(read(out)).lineage
-    assert {path.name for path in tmp_path.iterdir()} == {"s2.ckpt", "s2.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"s2.ckpt", "s2.json", "s2.html", "s2-experts.png"}
 
 
 def test_a_fine_tuned_model_can_be_pruned_further_and_still_tested(

@@ -48,7 +48,7 @@ def test_markup_is_not_escaped_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "right"), [("1,234", True), ("-54.2%", True), ("12.5 MB", True), ("0, 3 of 6", False)]
+    ("text", "right"), [("1,234", True), ("-54.2%", True), ("12.5 MB", True), ("4.2e-07", True), ("0, 3 of 6", False)]
 )
 def test_columns_of_numbers_are_set_to_the_right(text: str, right: bool) -> None:
     assert ('<td class="number">' in table(["what", "value"], [["x", text], ["y", "1"]])) == right

@@ -20,6 +20,7 @@ from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.pruning import Policy, Report, prune
 from mapex_lightning.pruning.choice import Fallback, Rule, Score
 from mapex_lightning.report import (
+    COUNTED_BEFORE,
     FALLBACKS,
     RULES,
     SCORES,
@@ -132,6 +133,19 @@ def test_the_outcome_is_promised_just_where_it_is_exact() -> None:
     for policy in (Policy("top", 1), Policy("top", 1, fallback="merged")):
         report = reported(sealed, "s1", policy=policy)
         assert (promise in shown(report).text) == report.exact
+
+
+def test_mass_that_sealing_has_forbidden_is_explained() -> None:
+    sealed = encoder_of(config_of((6, 0, 5)))
+    tiles = tiles_of(sealed.config, 16)
+    observe(sealed, tiles)
+    seal(sealed, 0.6)
+    before = reported(sealed, "s1")
+    observe(sealed, tiles)
+    after = reported(sealed, "s1")
+    assert min(before.retained["s1"].values()) < min(after.retained["s1"].values()) == 1
+    assert COUNTED_BEFORE in shown(before).text
+    assert COUNTED_BEFORE not in shown(after).text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,23 @@ from mapex_lightning.__main__ import main
 TILES = "[{class_path: Synthetic, init_args: {train: 12, val: 6, test: 6, size: 16, missing: 0.2}}]"
 SMALL = ["--data.size", "16", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
 SMALL += ["--trainer.log_every_n_steps", "1", "--trainer.enable_model_summary", "false"]
+
+
+LIGHT = """
+import sys
+from mapex_lightning.__main__ import main
+code = main({words!r})
+heavy = {{"lightning", "timm", "torchvision", "rasterio", "jsonargparse", "sympy"}} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+def light(*words: str) -> None:
+    """Runs a command in a process of its own and makes sure that it succeeds without what takes seconds to import."""
+    command = [sys.executable, "-c", LIGHT.format(words=list(words))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def pretrain(*words: str, run: str = "pretrain") -> Path:

@@ -119,12 +119,23 @@ def batch(sources: Mapping[str, Source], generator: torch.Generator) -> Tiles:
     return gathered(parts)
 
 
+def parts(sources: Mapping[str, Source], generator: torch.Generator) -> list[Tiles]:
+    """Half a training batch, in a part per source: no sensor is computed for tiles that do not have it."""
+    return [Tiles.of(**_crops(sources[name], count // 2, generator).images) for name, count in SHARES.items()]
+
+
+def held_out_parts(sources: Mapping[str, Source], most: int) -> list[Tiles]:
+    """Up to `most` crops of each source, spread evenly over its tiles, in a part per source."""
+    crops = (source.crops() for source in sources.values())
+    return [Tiles.of(**found.take(even(len(found), most)).images) for found in crops]
+
+
 def held_out(sources: Mapping[str, Source], most: int) -> list[Tiles]:
     """The same crops every time: up to `most` of each source, spread evenly over its tiles, a batch per 64."""
     parts = []
     for source in sources.values():
         crops = source.crops()
-        parts.append(crops.take(torch.linspace(0, len(crops) - 1, min(most, len(crops))).long()))
+        parts.append(crops.take(even(len(crops), most)))
     return [gathered([part.take(range(i, min(i + 64, len(part))))]) for part in parts for i in range(0, len(part), 64)]
 
 
@@ -140,6 +151,11 @@ def gathered(parts: Sequence[Source]) -> Tiles:
             images[name][run], present[name][run] = image, True
         start = run.stop
     return Tiles(images, present)
+
+
+def even(count: int, most: int) -> Tensor:
+    """Up to `most` of `count` indices, evenly over them."""
+    return torch.linspace(0, count - 1, min(most, count)).long()
 
 
 def floods(source: Source) -> Source:

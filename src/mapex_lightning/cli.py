@@ -1,4 +1,4 @@
-"""The commands that need a Trainer: fit, validate, test, predict, and the tile passes of prune and info."""
+"""The commands that need a Trainer: fit, validate, test and predict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,12 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from mapex_lightning.analysis import Analysis, analyse
-from mapex_lightning.checkpoint import Description, describe, encoder_of, load_decoder, read
-from mapex_lightning.comparison import Comparison, compare
+from mapex_lightning.checkpoint import describe, read
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
-from mapex_lightning.pruning import Policy, Report
 from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
-from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Pictures,
@@ -66,9 +61,6 @@ NO_NEWS = (
 
 CONFIG = ("--config", "-c")
 """The words before the name of a config."""
-
-COMPARED = 32
-"""Tiles on which a pruned model is compared with the full one."""
 
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
@@ -364,79 +356,3 @@ def _figures(cli: MapexCLI, command: str) -> None:
         write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})
         for name, value in figures.items():
             print(f"  {name:24s}{value:.4f}", flush=True)
-
-
-def prune_on_tiles(
-    source: Path, keep: Sequence[str], policy: Policy, words: Sequence[str]
-) -> tuple[dict[str, Any], Report, Comparison] | None:
-    """Refreshes the census on the validation tiles of a config, prunes, and compares; on the first rank alone.
-
-    Args:
-        source: the checkpoint.
-        keep: names of modalities.
-        policy: which experts stay.
-        words: config and settings.
-
-    Returns:
-        The pruned checkpoint, what was done, and how it compares with the full one; None on all other ranks.
-
-    Raises:
-        MapexError: something that was given cannot be used.
-    """
-    found: Description = describe(read(source))
-    for name in keep:
-        found.encoder.modality(name)
-    cli, model = _on_tiles("prune", source, keep, policy, words)
-    cli.trainer.validate(model, datamodule=cli.datamodule, verbose=False)
-    if not cli.trainer.is_global_zero:
-        return None
-    assert model.pruned is not None
-    checkpoint, report = model.pruned
-    device = cli.trainer.strategy.root_device
-    tiles = _tiles_for(report.keep, cli.datamodule, COMPARED).to(device)
-    pruned = encoder_of(checkpoint, "the pruned model")
-    return checkpoint, report, compare(model.encoder.to(device), pruned.to(device), tiles)
-
-
-def analyse_on_tiles(source: Path, words: Sequence[str], count: int) -> Analysis:
-    """What the experts of a checkpoint do on validation tiles of a config, on the device that its Trainer would use.
-
-    Args:
-        source: the checkpoint.
-        words: config and settings.
-        count: tiles, spread over the split.
-
-    Raises:
-        MapexError: something that was given cannot be used.
-    """
-    names = describe(read(source)).encoder.names
-    cli, model = _on_tiles("info", source, names, None, words)
-    decoder, device = load_decoder(source), cli.trainer.strategy.root_device
-    tiles = _tiles_for(names, cli.datamodule, count).to(device)
-    batches = tiles.parts(cli.datamodule.batch_size)
-    return analyse(model.encoder.to(device), None if decoder is None else decoder.to(device), batches)
-
-
-def _on_tiles(
-    command: str, source: Path, keep: Sequence[str], policy: Policy | None, words: Sequence[str]
-) -> tuple[MapexCLI, Prune]:
-    """Data and Trainer of a config, with a checkpoint in place of its model."""
-    settings = None if policy is None else Namespace(**asdict(policy))
-    cli = build(command, words, prune={"encoder": str(source), "keep": list(keep), "policy": settings})
-    assert isinstance(cli.model, Prune)
-    return cli, cli.model
-
-
-def _tiles_for(sensors: Sequence[str], data: TileData, count: int) -> Tiles:
-    """A few validation tiles with those of the sensors that the data has.
-
-    Raises:
-        MapexError: it has none of them.
-    """
-    offered = [modality.name for modality in data.modalities]
-    if not set(offered) & set(sensors):
-        raise MapexError(
-            f"The model reads {', '.join(sensors)}, and the tiles of this config have {', '.join(offered)}; set "
-            "data.modalities to some of the former, or give another config."
-        )
-    return data.examples(count).only(sensors)

@@ -68,6 +68,13 @@ class Comparison:
     pruned: Latency
     device: str
 
+    @property
+    def change(self) -> str:
+        """How much the latency changes, and whether that is more than the spread of the runs."""
+        change = f"{self.pruned.median / self.full.median - 1:+.1%}"
+        apart = self.pruned.high < self.full.low or self.full.high < self.pruned.low
+        return change if apart else f"{change}, within the spread"
+
     def plain(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
@@ -78,7 +85,7 @@ class Comparison:
             f"  change of output on {self.tiles} tiles: at most {self.difference:.1e} of the features' size, "
             f"cosine {self.cosine:.6f} mean, {self.lowest:.6f} lowest\n"
             f"  latency of one tile ({self.device}): {self.full.median:.1f} -> {self.pruned.median:.1f} ms "
-            f"({self.pruned.median / self.full.median - 1:+.1%}; quartiles {self.full.low:.1f}-{self.full.high:.1f} "
+            f"({self.change}; quartiles {self.full.low:.1f}-{self.full.high:.1f} "
             f"and {self.pruned.low:.1f}-{self.pruned.high:.1f})"
         )
 

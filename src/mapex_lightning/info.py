@@ -54,6 +54,7 @@ PARTS = (
     ("low_rank", "low-rank experts"),
     ("attention", "attention"),
     ("patchify", "patch embeddings"),
+    ("low_rank", "low-rank experts"),
     ("norm", "norms"),
     ("", "others"),
 )

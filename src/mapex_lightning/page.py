@@ -36,10 +36,10 @@ p { margin: 0 0 1rem; max-width: 46rem; overflow-wrap: anywhere; }
 .note { font-size: .9rem; }
 ol { margin: 0; padding-left: 1.5rem; max-width: 46rem; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 1.75rem 0 0; }
-dl div { padding: .8rem 1rem .9rem; background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; }
+dl div { padding: .75rem .9rem .85rem; background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; }
 dt { font-size: .85rem; }
 dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-dd.figure { font-size: 1.1rem; line-height: 1.35; font-weight: 600; }
+dd.figure { font-size: 1.05rem; line-height: 1.35; font-weight: 600; }
 .wide { overflow-x: auto; margin: 0 0 1.25rem; }
 .maps { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; align-items: flex-start; }
 .maps .wide { max-width: 100%; }
@@ -50,7 +50,7 @@ thead th { border-bottom: 1px solid var(--line); vertical-align: bottom; font-si
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 .number { text-align: right; white-space: nowrap; }
 table.heat { border-collapse: separate; border-spacing: 2px 0; }
-table.heat th, table.heat td { padding: .35rem 0; border: 0; vertical-align: middle; }
+table.heat th, table.heat td { padding: .35rem .2rem; border: 0; vertical-align: middle; }
 table.heat thead th { vertical-align: bottom; }
 table.heat tbody th { padding-right: .9rem; }
 table.heat thead th + th, table.heat td { min-width: 3rem; text-align: center; }
@@ -73,7 +73,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What a browser may load for a page: nothing."""
 
 
-NUMBER = re.compile(r"[<>+\u2212-]?[\d.,]+( ?(%|ms|[kMG]?B|m))?|\u2013|")
+NUMBER = re.compile(r"[<>+\u2212-]?[\d.,]+(e[+-]\d+)?( ?(%|ms|[kMG]?B|m))?|\u2013|")
 """What counts as a number in a table: with a sign or a unit, or a dash where there is none."""
 
 

@@ -43,6 +43,11 @@ FALLBACKS = {
 }
 """A `mapex_lightning.pruning.Policy` in sentences."""
 
+COUNTED_BEFORE = (
+    "Mass was counted before the model was sealed: what it lacks had gone to experts that sealing has since forbidden, "
+    "so that nothing is lost by cutting them."
+)
+
 
 def pruning_page(
     report: Report, source: str, out: str, lineage: Sequence[str], comparison: Comparison | None = None
@@ -61,6 +66,8 @@ def pruning_page(
     why = [_rule(policy), SCORES[policy.score]]
     if not report.exact:
         why.append(FALLBACKS[policy.fallback])
+    elif _lowest(report) < 1 - 1e-9:
+        why.append(COUNTED_BEFORE)
     return page(
         out,
         lead,
@@ -104,22 +111,26 @@ def pruning_maps(report: Report) -> list[HeatMap]:
 
 
 def _pruning_cards(report: Report, comparison: Comparison | None) -> Html:
-    lowest = min((share for blocks in report.retained.values() for share in blocks.values()), default=1.0)
     cards = {
         "parameters": (_short(report.parameters, 1e6, "M"), _change(*report.parameters)),
         "weights": (_short(report.bytes, 1e6, "MB"), _change(*report.bytes)),
-        "retained mass": (f"{lowest:.4f}", "the lowest of any block and sensor"),
+        "retained mass": (f"{_lowest(report):.4f}", "the lowest of any block and sensor"),
         "latency of one tile": NOT_MEASURED,
         "change of the output": NOT_MEASURED,
     }
     if comparison is not None:
         before, after = comparison.full.median, comparison.pruned.median
-        cards["latency of one tile"] = (f"{before:.1f} {ARROW} {after:.1f} ms", _change(before, after))
+        cards["latency of one tile"] = (f"{before:.1f} {ARROW} {after:.1f} ms", comparison.change)
         cards["change of the output"] = (
             f"{comparison.difference:.1e}",
             f"at most, of the features' size, on {comparison.tiles} tiles",
         )
     return figures(cards)
+
+
+def _lowest(report: Report) -> float:
+    """The lowest share of mass that any kept sensor retains in any block."""
+    return min((share for blocks in report.retained.values() for share in blocks.values()), default=1.0)
 
 
 NOT_MEASURED = ("not measured", "give --config TILES")
@@ -208,7 +219,14 @@ def info_page(info: Info, analysis: Analysis | None = None) -> str:
     elif info.usage:
         found.append(_census(info))
     found.append(section("Lineage", steps(info.description.lineage)))
-    return page(info.source, f"{info.heading()}. It reads {', '.join(config.names)}.", _cards(info), *found, foot=FOOT)
+    heading = info.heading()
+    return page(
+        info.source,
+        f"{heading[0].upper()}{heading[1:]}. It reads {', '.join(config.names)}.",
+        _cards(info),
+        *found,
+        foot=FOOT,
+    )
 
 
 def info_pictures(info: Info, analysis: Analysis | None = None) -> dict[str, Picture]:

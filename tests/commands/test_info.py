@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,8 @@ from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load, save
 from tests.builders import config_of, encoder_of, observe, tiles_of
 from tests.markup import parsed
-from tests.workshop import SMALL, TILES, pretrain
+from tests.workshop import SMALL, TILES, light, pretrain
 
-LIGHT = """
-import sys
-from mapex_lightning.__main__ import main
-code = main({words!r})
-heavy = {{"lightning", "timm", "torchvision", "rasterio", "jsonargparse"}} & set(sys.modules)
-assert not heavy, heavy
-sys.exit(code)
-"""
 LOOK = ["--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
 
 
@@ -61,11 +51,7 @@ def read(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]
 
 @pytest.mark.parametrize("more", [[], ["--json"], ["--out", "folder"]])
 def test_it_needs_neither_lightning_nor_timm(more: list[str], saved: Path) -> None:
-    words = ["info", str(saved), *more]
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT.format(words=words)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    light("info", str(saved), *more)
 
 
 def test_a_bare_name_is_looked_for_in_the_newest_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

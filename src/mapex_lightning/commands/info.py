@@ -37,9 +37,9 @@ def run(words: Sequence[str]) -> None:
     source = find_checkpoint(known.ckpt)
     info, analysis = inform(source), None
     if settings:
-        from mapex_lightning import cli
+        from mapex_lightning.commands import on_tiles
 
-        analysis = cli.analyse_on_tiles(source, settings, known.tiles or TILES)
+        analysis = on_tiles.analysed(source, settings, known.tiles or TILES)
     plain = {**info.plain(), "analysis": None if analysis is None else analysis.plain()}
     print(json.dumps(plain, indent=2, allow_nan=False) if known.json else _for_people(info, analysis), flush=True)
     if settings or known.out:

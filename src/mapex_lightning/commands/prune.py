@@ -50,9 +50,9 @@ def run(words: Sequence[str]) -> None:
     checkpoint = read(source)
     policy = _policy(known, describe(checkpoint).encoder)
     if settings:
-        from mapex_lightning import cli
+        from mapex_lightning.commands import on_tiles
 
-        finish(source, out, cli.prune_on_tiles(source, keep, policy, settings))
+        finish(source, out, on_tiles.pruned(source, keep, policy, settings))
     else:
         finish(source, out, (*prune(checkpoint, keep, policy), None))
 

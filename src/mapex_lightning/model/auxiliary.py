@@ -28,7 +28,8 @@ class Auxiliary:
             expert stays without a sensor. It is 0 for sensors that have divided all experts up, and so asks for
             nothing that `mutual` does not want too.
         cap: how far each modality's entropy exceeds log `effective`: no sensor spreads over all experts. It must stay
-            weaker than `mutual`: with more cap than mutual information all sensors flee into the same expert.
+            weaker than `mutual`: with more cap than mutual information all sensors flee into the same expert. Off,
+            because it leaves experts without a sensor, and `balance` ends at E / M experts per sensor by itself.
         effective: experts that a modality may use in effect before `cap` costs anything.
         z: mean squared log-sum-exp of the logits (ST-MoE, arXiv 2202.08906): logits stay small.
         pooled: the load-balance loss of Switch (arXiv 2101.03961). It pushes every expert to 1/E of all tokens and so
@@ -39,7 +40,7 @@ class Auxiliary:
 
     mutual: float = 0.3
     balance: float = 0.2
-    cap: float = 0.1
+    cap: float = 0.0
     effective: float = 2.0
     z: float = 1e-3
     pooled: float = 0.0

@@ -109,13 +109,18 @@ class _LoopedMlp(torch.autograd.Function):
         to_rows = torch.zeros_like(rows)
         to_inner, to_outer = torch.empty_like(inner), torch.empty_like(outer)
         to_inner_bias, to_outer_bias = inner.new_empty(inner.shape[:2]), outer.new_empty(outer.shape[:2])
+        # One scratch, as long as the longest run: what an expert computes along the way is gone before the next one.
+        scratch = hidden.new_empty(max(run.stop - run.start for run in ctx.runs), hidden.shape[1])
         for e, run in enumerate(ctx.runs):
-            torch.mm(grad[run].T, F.gelu(hidden[run]), out=to_outer[e])
+            part = scratch[: run.stop - run.start]
+            torch.ops.aten.gelu.out(hidden[run], out=part)
+            torch.mm(grad[run].T, part, out=to_outer[e])
             torch.sum(grad[run], 0, out=to_outer_bias[e])
-            to_hidden = torch.ops.aten.gelu_backward(grad[run] @ outer[e], hidden[run])
-            torch.mm(to_hidden.T, rows[run], out=to_inner[e])
-            torch.sum(to_hidden, 0, out=to_inner_bias[e])
-            torch.mm(to_hidden, inner[e], out=to_rows[run])
+            torch.mm(grad[run], outer[e], out=part)
+            torch.ops.aten.gelu_backward.grad_input(part, hidden[run], grad_input=part)
+            torch.mm(part.T, rows[run], out=to_inner[e])
+            torch.sum(part, 0, out=to_inner_bias[e])
+            torch.mm(part, inner[e], out=to_rows[run])
         return to_rows, None, to_inner, to_inner_bias, to_outer, to_outer_bias
 
 

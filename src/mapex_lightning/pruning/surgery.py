@@ -73,11 +73,12 @@ class Cut:
 
     def _part(self, name: str, value: Tensor) -> Tensor | None:
         """What stays of one weight of the encoder, or None."""
+        # index_select and not brackets: on the meta device, where sizes are tried, those load all of sympy.
         kept = torch.tensor([self.config.names.index(n) for n in self.keep])
         parts = name.split(".")
         if parts[0] == "patchify":
             if parts[1] == "modality":
-                return value[kept]
+                return value.index_select(0, kept)
             return value.clone() if parts[2] in self.keep else None
         if "low_rank" in parts:
             return value.clone() if parts[-1].startswith("pattern") else value[kept]
@@ -87,13 +88,13 @@ class Cut:
         rows, experts = torch.tensor(self.rows(block)), torch.tensor(self.experts[block])
         match parts[3:]:
             case ["router", "weight" | "bias"]:
-                return (value[kept] if self.config.router == "free" else value)[:, rows]
+                return (value.index_select(0, kept) if self.config.router == "free" else value).index_select(1, rows)
             case ["router", "vectors"]:
-                return value[kept]
+                return value.index_select(0, kept)
             case ["router", "vector_weight"]:
-                return value[rows]
+                return value.index_select(0, rows)
             case ["experts", _]:
-                return value[experts]
+                return value.index_select(0, experts)
             case ["census"]:
                 gone = torch.ones(value.shape[-1], dtype=torch.bool).index_fill(0, experts, False)
                 mine = value[:, kept]

@@ -90,7 +90,7 @@ class PlainProgress(Callback):
     ) -> None:
         """A line when it is time."""
         if time.monotonic() - self.printed > self.seconds:
-            self._line(trainer, outputs["loss"])
+            self._line(trainer, pl_module, float(outputs["loss"]))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The figures of an epoch."""
@@ -102,15 +102,16 @@ class PlainProgress(Callback):
         """Epochs shorter than the interval are shown too."""
         self.printed = 0.0
 
-    def _line(self, trainer: pl.Trainer, loss: torch.Tensor) -> None:
+    def _line(self, trainer: pl.Trainer, module: pl.LightningModule, loss: float) -> None:
         if not trainer.is_global_zero:
             return
         self.printed = time.monotonic()
         rate = f"  {self.throughput.latest:.0f} tiles/s" if self.throughput.latest else ""
-        loss = trainer.callback_metrics.get("train/loss", loss)  # without auxiliary losses, where it is logged
+        if isinstance(module, MapexModule):
+            loss = module.noted.get("train/loss", loss)  # without auxiliary losses, where it is logged
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-            f"step {trainer.global_step}/{trainer.estimated_stepping_batches:.0f}  loss {float(loss):.4f}{rate}",
+            f"step {trainer.global_step}/{trainer.estimated_stepping_batches:.0f}  loss {loss:.4f}{rate}",
             flush=True,
         )
 

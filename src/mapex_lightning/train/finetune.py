@@ -154,7 +154,7 @@ class FineTune(MapexModule):
             generator = self.generator("sensors", self.trainer.global_step, batch_idx, self.global_rank)
             tiles = drop_sensors(tiles, self.drop_sensors, generator)
         loss = loss_of(self.task, self(tiles), target)
-        self.note({"train/loss": loss}, tiles.batch_size)
+        self.note({"train/loss": loss})
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

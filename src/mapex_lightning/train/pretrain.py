@@ -92,10 +92,10 @@ class Pretrain(MapexModule):
         found = reconstruct(self.encoder, self.decoder, tiles, self.visible, generator)
         auxiliary = auxiliary_losses(found.assignments, len(self.encoder.config.names))
         loss = mean_over_modalities(found.errors)
-        figures: dict[str, Any] = {"train/loss": loss}
+        figures = {"train/loss": loss}
         figures |= {f"train/loss/{name}": error.mean for name, error in found.errors.items()}
         figures |= {f"train/{name}": value for name, value in auxiliary.items() if name != "entropy"}
-        self.note(figures, tiles.batch_size)
+        self.note(figures)
         return loss + total(auxiliary, self.auxiliary)
 
     def on_validation_epoch_start(self) -> None:
