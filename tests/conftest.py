@@ -28,6 +28,6 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
-# typing keeps one of Union[int, float] and Union[float, int], whichever comes first, and scikit-learn brings the latter:
-# with it jsonargparse would read a limit of 1 batch as all batches. So Lightning comes before any test's imports.
+# typing keeps one of Union[int, float] and Union[float, int], whichever comes first; scikit-learn brings the latter and
+# jsonargparse would then read a limit of 1 batch as all batches. So Lightning comes before any test's imports.
 assert pl.Trainer
