@@ -139,9 +139,9 @@ COLLABORATIVE = 4
 TIERS: Mapping[str, Mapping[str, Any]] = {
     "own experts alone": {},
     "with a collaborative tier": {"collaborative": COLLABORATIVE},
-    "the same without mutual information and cap": {
+    "the same without mutual information and balance": {
         "collaborative": COLLABORATIVE,
-        "auxiliary": Auxiliary(mutual=0.0, cap=0.0),
+        "auxiliary": Auxiliary(mutual=0.0, balance=0.0),
     },
 }
 KEEP = (("radar",), ("nir",), ("radar", "nir"))
@@ -230,7 +230,8 @@ TUNINGS = {
     )
 }
 RATES = {"linear": 3e-3, "low-rank": 3e-3, "full": 1e-3}
-"""Learning rates: the better ones of 1e-3, 3e-3 and 1e-2 for one seed on validation crops; ours by default for full."""
+"""Learning rates: of linear the best of 1e-3, 3e-3 and 1e-2, of low-rank one of 1e-3 and 3e-3, which were alike, for
+one further seed on validation crops; of full our default."""
 
 
 def tuned(world: World, seed: int, steps: int, path: Path, tuning: Tuning) -> FineTune:
