@@ -8,8 +8,8 @@ import sys
 
 HEADER = """\
 # The versions that this project is set up with and tested against, for Python 3.11.
-# Made by `make constraints`, which asks pip what `.[dev,bench]` would install today, and refreshed by it; the tests then
-# say whether the new set still works. Do not edit by hand: a bound and its reason belong into pyproject.toml.
+# Made by `make constraints`, which asks pip what `.[dev,bench]` would install today, and refreshed by it; the tests
+# then say whether the new set still works. Do not edit by hand: a bound and its reason belong into pyproject.toml.
 # Left out: cuda-*, nvidia-* and triton. torch itself pins those that its build needs, a CPU or macOS build needs none.
 """
 

@@ -30,4 +30,4 @@ def shared_data() -> Callable[[str], Path]:
 
 # typing keeps one of Union[int, float] and Union[float, int], whichever comes first; scikit-learn brings the latter and
 # jsonargparse would then read a limit of 1 batch as all batches. So Lightning comes before any test's imports.
-assert pl.Trainer
+assert pl.Trainer is not None
