@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -26,8 +25,3 @@ def shared_data() -> Callable[[str], Path]:
         return folder
 
     return find
-
-
-# typing keeps one of Union[int, float] and Union[float, int], whichever comes first; scikit-learn brings the latter and
-# jsonargparse would then read a limit of 1 batch as all batches. So Lightning comes before any test's imports.
-assert pl.Trainer is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,16 @@ def test_settings_can_be_printed(folder: Path, capsys: pytest.CaptureFixture[str
 def test_a_trusted_package_may_be_named(folder: Path) -> None:
     with pytest.raises(MapexError, match="--trust needs the name of a package"):
         cli.build("fit", [*FIT[1:], "--trust"])
+
+
+SHARES_FIRST = """
+import sklearn.linear_model
+from mapex_lightning.cli import build
+trainer = build("fit", ["--config", "pretrain.yaml", "--trainer.limit_train_batches", "1"]).config.trainer
+print(repr(trainer.limit_train_batches), trainer.limit_val_batches)
+"""
+
+
+def test_a_limit_of_one_batch_is_one_batch_whatever_was_imported_before(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SHARES_FIRST], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split("\n")[-2] == "1 None", done.stderr

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
@@ -78,6 +78,22 @@ def config_file(name: str) -> Path:
             return candidate
     known = [file.name for folder in {packaged, Path("configs")} for file in folder.glob("*.yaml")]
     raise unknown("config", name, set(known), "Or give the path of a YAML file of your own")
+
+
+def whole_numbers_first() -> None:
+    """Makes the Trainer's options that take a number or a share read 1 as the number.
+
+    Python keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever a program makes first. scikit-learn
+    makes the latter; with it imported, ``--trainer.limit_train_batches 1`` would be 1.0, which is all batches.
+    """
+    hints = vars(pl.Trainer)["__init__"].__annotations__
+    for name, hint in hints.items():
+        types = get_args(hint)
+        if {int, float} <= set(types) <= {int, float, type(None)}:
+            hints[name] = int | float | None if type(None) in types else int | float
+
+
+whole_numbers_first()
 
 
 def packaged_configs() -> Path:
