@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 from mapex_lightning import cli
 from mapex_lightning.checkpoint import describe, load, load_weights, read, weights
 from mapex_lightning.commands import prune as prune_command
-from mapex_lightning.data import EuroSAT
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.sets import EuroSAT
 from mapex_lightning.data.tileset import Split
 from mapex_lightning.model.config import Allowed
 from mapex_lightning.model.decoder import Decoder, DecoderConfig

@@ -27,7 +27,7 @@ import torch
 from benchmarks.ablation import tiles as real
 from mapex_lightning.analysis import analyse
 from mapex_lightning.checkpoint import ENCODER, KEY, Description
-from mapex_lightning.data import Synthetic
+from mapex_lightning.data.sets import Synthetic
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mapex_lightning import __version__
-from mapex_lightning.__main__ import HELP, main
+from mapex_lightning.__main__ import COMMANDS, main
 
 LIGHT = """
 import sys
@@ -20,7 +20,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["fitt"], *([name, "--help"] for name in HELP)])
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["fitt"], *([name, "--help"] for name in COMMANDS)])
 def test_help_version_and_typos_import_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT.format(words=words)], capture_output=True, text=True, timeout=60)
     assert done.returncode == (2 if words == ["fitt"] else 0), done.stderr
@@ -36,7 +36,7 @@ def test_a_typo_gets_the_nearest_command(capsys: pytest.CaptureFixture[str]) -> 
     assert "Did you mean 'prune'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", HELP)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_for_people(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out

@@ -15,7 +15,7 @@ from einops import rearrange, reduce
 from PIL import Image
 from torch import Tensor
 
-from mapex_lightning.data import EuroSAT
+from mapex_lightning.data.sets import EuroSAT
 from mapex_lightning.data.tileset import SPLITS, Split
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality

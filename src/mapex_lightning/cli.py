@@ -21,8 +21,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
+from mapex_lightning.data import sets
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
 from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
@@ -314,7 +314,7 @@ def _sentence(error: ArgumentError) -> MapexError:
 
 
 def _known_classes() -> list[str]:
-    return [Pretrain.__name__, FineTune.__name__, *(kind.__name__ for kind in TileSet.__subclasses__())]
+    return [Pretrain.__name__, FineTune.__name__, *sets.__all__]
 
 
 def _known_keys() -> list[str]:

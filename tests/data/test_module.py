@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.eurosat import EuroSAT
-from mapex_lightning.data.folder import Folder
 from mapex_lightning.data.module import BadTileWarning, Cuts, TileData
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.eurosat import EuroSAT
+from mapex_lightning.data.sets.folder import Folder
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality, modalities

@@ -16,7 +16,7 @@ from PIL import Image
 from mapex_lightning.checkpoint import KEY, Description
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
 from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.train.callbacks import (

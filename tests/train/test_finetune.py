@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mapex_lightning.checkpoint import describe, load, read, save, write
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities

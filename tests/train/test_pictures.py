@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.heatmap import Picture
 from mapex_lightning.modality import MODALITIES
 from mapex_lightning.model.reconstruction import reconstruct

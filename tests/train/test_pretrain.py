@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.auxiliary import auxiliary_losses, total

@@ -9,7 +9,7 @@ import torch
 
 from mapex_lightning.checkpoint import describe, load, read, save, write
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import xarray
+from einops import repeat
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -53,6 +54,32 @@ def read(
             "offsets": tuple(source.offsets[index - 1] for index in indexes),
         }
     return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+
+
+def read_together(files: Mapping[str, Path]) -> np.ndarray:
+    """Reads bands that lie in a file each, on the grid of the finest; coarser ones are repeated onto it.
+
+    Args:
+        files: C rasters of one band that cover the same ground, by the name of the band.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: as for `read`, or the sides of a file do not divide those of the finest.
+    """
+    stored = {band: read(path, [band], [band]).to_numpy()[0] for band, path in files.items()}
+    height, width = (max(image.shape[axis] for image in stored.values()) for axis in (0, 1))
+    bands = []
+    for band, image in stored.items():
+        rows, columns = height // image.shape[0], width // image.shape[1]
+        if (image.shape[0] * rows, image.shape[1] * columns) != (height, width):
+            raise MapexError(
+                f"{files[band]} (band {band}) has {image.shape[0]} rows and {image.shape[1]} columns, which do not fit "
+                f"the {height} x {width} pixels of its other bands. Fetch or unpack it again."
+            )
+        bands.append(repeat(image, "h w -> (h a) (w b)", a=rows, b=columns))
+    return np.stack(bands)
 
 
 def read_mask(path: Path, window: Window | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.folder import Folder
+from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality

@@ -16,11 +16,13 @@ class Sensor(NamedTuple):
         bands: the bands by name, in stored order.
         unit: what a stored value is, in the words of `Modality.unit`.
         gsd: metres per pixel of the grid on which tiles are handed over.
+        nodata: the stored value of invalid pixels, where the files do not declare it.
     """
 
     bands: tuple[str, ...]
     unit: str
     gsd: float
+    nodata: float | None = None
 
 
 def holds(sensor: Sensor, modality: Modality) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mapex_lightning.data.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.tileset import SPLITS, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, modalities

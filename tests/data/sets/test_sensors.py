@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mapex_lightning.data.sensors import Sensor, sensor_of
+from mapex_lightning.data.sets.sensors import Sensor, sensor_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality
 

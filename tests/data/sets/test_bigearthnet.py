@@ -18,8 +18,8 @@ import pytest
 from pyarrow import parquet
 from safetensors.numpy import save
 
-from mapex_lightning.data import bigearthnet
-from mapex_lightning.data.bigearthnet import CLASSES, BigEarthNet
+from mapex_lightning.data.sets import bigearthnet
+from mapex_lightning.data.sets.bigearthnet import CLASSES, BigEarthNet
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, S2_BANDS, modalities

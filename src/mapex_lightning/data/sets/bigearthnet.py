@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from einops import repeat
 
-from mapex_lightning.data.sensors import Sensor, holds, sensor_of
+from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import SPLITS, Split, TileSet
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import S2_BANDS, Modality

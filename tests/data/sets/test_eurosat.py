@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from mapex_lightning.data.eurosat import BANDS, CLASSES, EuroSAT, split_of
+from mapex_lightning.data.sets.eurosat import BANDS, CLASSES, EuroSAT, split_of
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality, modalities

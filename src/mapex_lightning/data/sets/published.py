@@ -1,0 +1,176 @@
+"""Data sets in the layout in which they are published: rasters in folders, found by their names."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from mapex_lightning.data import raster
+from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
+from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
+from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.modality import Modality
+from mapex_lightning.tiles import IGNORED, Target, Tile
+
+Stored = Path | Mapping[str, Path]
+"""One raster with all bands of a sensor, or a raster per band, by its name."""
+
+
+class Entry(NamedTuple):
+    """One tile, as its files say.
+
+    Attributes:
+        split: which split it belongs to.
+        files: per sensor that the tile has, where its pixels are.
+        label: the label, or the raster that holds the mask; None where there is none.
+    """
+
+    split: Split
+    files: Mapping[str, Stored]
+    label: Target | Path | None = None
+
+
+class Published(TileSet):
+    """A published data set. A subclass lists its files; reading them is the same for all.
+
+    Any modality whose bands are among those of one sensor, in its unit and on its grid, is offered.
+
+    Attributes:
+        title: the name by which its authors call it.
+        sensors: what is stored per sensor.
+        codes: the class index of each value that masks hold, `IGNORED` for those that do not count; empty where they
+            hold class indexes.
+
+    Args:
+        root: the folder below which its files are looked for.
+        require: sensors that every tile must have. None takes tiles with any sensor that is asked for.
+
+    Raises:
+        MapexError: `require` names a sensor that it does not have.
+    """
+
+    title: ClassVar[str]
+    sensors: ClassVar[Mapping[str, Sensor]]
+    codes: ClassVar[Mapping[int, int]] = {}
+
+    def __init__(self, root: str | Path = DATA, require: Sequence[str] | None = None) -> None:
+        for sensor in require or ():
+            if sensor not in self.sensors:
+                raise unknown("sensor", sensor, self.sensors, where=f"of {self.title}")
+        self.root = Path(root)
+        self.require = tuple(require or ())
+
+    @abstractmethod
+    def listed(self) -> dict[str, Entry]:
+        """The tiles that lie below the root, by id, in an order that never changes; none where nothing is there.
+
+        Raises:
+            MapexError: a file that lists splits or labels cannot be used.
+        """
+
+    @abstractmethod
+    def wanted(self, sensors: Sequence[str]) -> str:
+        """A sentence or two for a user who lacks these sensors: which folders are looked for, where to get them."""
+
+    def offers(self, modality: Modality) -> bool:
+        """Whether its bands are among those of one sensor, in the same unit."""
+        return any(holds(sensor, modality) for sensor in self.sensors.values())
+
+    def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
+        """The ids of a split.
+
+        Raises:
+            MapexError: there are no tiles of these modalities in any split; the sentence says where to get them.
+        """
+        asked = list(self.sensors) if modalities is None else sorted({self._sensor(one) for one in modalities})
+        having = [
+            (key, entry.split)
+            for key, entry in self._entries.items()
+            if any(sensor in entry.files for sensor in asked) and all(sensor in entry.files for sensor in self.require)
+        ]
+        if not having:
+            lacking = [*asked, *(sensor for sensor in self.require if sensor not in asked)]
+            raise MapexError(
+                f"No {self.title} tiles for {' or '.join(lacking)} in {self.root.absolute()}. {self.wanted(lacking)}"
+            )
+        return [key for key, its in having if its == split]
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        """One tile: (C, H, W) per modality that it has.
+
+        Raises:
+            MapexError: a file cannot be read or lacks a band, or a modality or the key is unknown.
+        """
+        files = self._entry(key).files
+        images = {}
+        for modality in modalities:
+            name = self._sensor(modality)
+            if name in files:
+                images[modality.name] = self._pixels(name, files[name], modality.bands)
+        return Tile(key, images, self.label(key))
+
+    def label(self, key: str) -> Target | None:
+        """The label; a mask is read.
+
+        Raises:
+            MapexError: the key is unknown, or the mask cannot be read or holds what is no class.
+        """
+        label = self._entry(key).label
+        return self._mask(label) if isinstance(label, Path) else label
+
+    def georeference(self, key: str) -> GeoReference | None:
+        """Where the mask lies or, without one, the first file that says so.
+
+        Raises:
+            MapexError: the key is unknown, or a file cannot be read.
+        """
+        entry = self._entry(key)
+        files = [file if isinstance(file, Path) else next(iter(file.values())) for file in entry.files.values()]
+        if isinstance(entry.label, Path):
+            files.insert(0, entry.label)
+        places = (raster.georeference(file) for file in files)
+        return next((place for place in places if place is not None), None)
+
+    @cached_property
+    def _entries(self) -> dict[str, Entry]:
+        return self.listed()
+
+    def _entry(self, key: str) -> Entry:
+        if key not in self._entries:
+            first = next(iter(self._entries), None)
+            named = f"Its tiles are named like {first}." if first else self.wanted(list(self.sensors))
+            raise MapexError(f"{self.title} has no tile {key!r} in {self.root.absolute()}. {named}")
+        return self._entries[key]
+
+    def _sensor(self, modality: Modality) -> str:
+        return sensor_of(modality, self.sensors, self.title)
+
+    def _pixels(self, name: str, stored: Stored, bands: Sequence[str]) -> np.ndarray:
+        """Bands (C, H, W) float32 on the sensor's grid; its nodata value is NaN."""
+        sensor = self.sensors[name]
+        if isinstance(stored, Path):
+            pixels = raster.read(stored, bands, sensor.bands).to_numpy()
+        else:
+            pixels = raster.read_together({band: stored[band] for band in bands})
+        if sensor.nodata is not None:
+            pixels[pixels == sensor.nodata] = np.nan
+        return pixels
+
+    def _mask(self, path: Path) -> np.ndarray:
+        """Class indexes (H, W) int64, `IGNORED` where nothing counts."""
+        stored = raster.read_mask(path)
+        codes = {IGNORED: IGNORED, **(self.codes or {index: index for index in range(len(self.classes))})}
+        values, at = np.unique(stored, return_inverse=True)
+        for value in values:
+            if int(value) not in codes:
+                raise MapexError(
+                    f"Mask {path} holds {value}, which is no value of a class of {self.title}. "
+                    f"Known: {', '.join(map(str, sorted(codes)))}. Fetch or unpack it again."
+                )
+        mask: np.ndarray = np.array([codes[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
+        return mask
