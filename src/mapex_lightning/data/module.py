@@ -14,9 +14,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mapex_lightning.data.batches import Cutter, Stored, gathered
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
-from mapex_lightning.data.transforms import corner_of, crop, dihedral
+from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
@@ -55,6 +57,8 @@ class Cuts(Dataset[Tile]):
         self.read = self.bad = 0
         sources = {source for source, _ in members}
         self.offered = {source: [m for m in modalities if source.offers(m)] for source in sources}
+        self._packed = {source for source in sources if isinstance(source, Packed)}
+        self._draws: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -81,10 +85,63 @@ class Cuts(Dataset[Tile]):
                 warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
         raise MapexError("No tile of the data set can be read.")
 
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Tile] | Stored:
+        """The tiles at several (epoch, index) of one epoch; as a whole where some of them are packed."""
+        if not self._packed:
+            return [self[at] for at in places]
+        epoch, indexes = places[0][0], np.array([index for _, index in places])
+        names = [self.members[index][1] for index in indexes.tolist()]
+        others = np.ones(len(places), dtype=bool)
+        parts = []
+        for number, cutter in self._cutters.items():
+            rows = np.flatnonzero(self._sources[indexes] == number)
+            tiles = self._numbers[indexes[rows]]
+            certain = cutter.certain(tiles)
+            rows, tiles = rows[certain], tiles[certain]
+            if len(rows):
+                draws = self._drawn(epoch)[indexes[rows]] if self.augment else None
+                parts.append((cutter, tiles, rows, draws))
+                others[rows] = False
+        self.read += len(places) - int(others.sum())
+        read = {row: self[places[row]] for row in np.flatnonzero(others).tolist()}
+        for row, tile in read.items():
+            names[row] = tile.name  # another one where it could not be used
+        return gathered(names, parts, read, self.modalities, self.extent)
+
+    @functools.cached_property
+    def _cutters(self) -> dict[int, Cutter]:
+        """Of each packed store, by its number."""
+        return {
+            number: Cutter(source, self.offered[source], self.modalities, self.extent)
+            for number, source in enumerate(self.offered)
+            if isinstance(source, Packed)
+        }
+
+    @functools.cached_property
+    def _sources(self) -> np.ndarray:
+        """Per member the number of its data set."""
+        numbers = {source: number for number, source in enumerate(self.offered)}
+        return np.array([numbers[source] for source, _ in self.members])
+
+    @functools.cached_property
+    def _numbers(self) -> np.ndarray:
+        """Per member the number of its tile in its store; -1 in other data sets."""
+        return np.array([source.number(key) if isinstance(source, Packed) else -1 for source, key in self.members])
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        """Three numbers between 0 and 1 per member, (members, 3): all that augmentation leaves to chance in an epoch.
+
+        Drawn for all members at once: a generator for each would take longer than reading a packed tile.
+        """
+        if self._draws is None or self._draws[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch, 1))  # without the 1 it would be that of the order
+            self._draws = epoch, rng.random((len(self), 3), dtype=np.float32)
+        return self._draws[1]
+
     def _cut(self, epoch: int, index: int) -> Tile:
         source, key = self.members[index]
         tile = source.read(key, self.offered[source])
-        rng = np.random.default_rng((self.seed, epoch, index)) if self.augment else None
+        rng = Drawn(self._drawn(epoch)[index]) if self.augment else None
         cut = crop(tile, self.modalities, self.extent, rng)
         if not any(np.isfinite(image).any() for image in cut.images.values()):
             raise MapexError(f"Tile {key} has no valid pixel in the crop; leave it out of the data set.")
@@ -219,6 +276,13 @@ class TileData(LightningDataModule):
         """Every tile of the split `predict` once."""
         return self._loader(self._whole(self.predict_split), shuffle=False)
 
+    def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
+        """Makes tiles of what packed stores hold, on the device; all other batches are tiles already.
+
+        The Trainer calls this. Whoever goes through a loader by hand calls it too, with 0 as the loader's number.
+        """
+        return batch.finished(self.modalities, self.extent) if isinstance(batch, Stored) else batch
+
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
         cuts = self._whole(split)
@@ -271,14 +335,25 @@ class TileData(LightningDataModule):
         )
 
 
-def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile]) -> Batch:
+def _batch(
+    modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile] | Stored
+) -> Batch | Stored:
+    if isinstance(tiles, Stored):
+        if not labelled or len(tiles.unlabelled) == len(tiles.names):
+            return tiles._replace(target=None)
+        _check_labelled(tiles.unlabelled)
+        return tiles
     batch = collate(tiles, modalities, extent)
     unlabelled = [tile.name for tile in tiles if tile.target is None]
     if not labelled or len(unlabelled) == len(tiles):
         return batch
+    _check_labelled(unlabelled)
+    return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
+
+
+def _check_labelled(unlabelled: Sequence[str]) -> None:
     if unlabelled:
         raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
-    return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
 
 
 def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[tuple[TileSet, str]]:
