@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.store import MASK
+from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.data.transforms import room, start
+from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile, Tiles, collate
 
@@ -164,15 +167,21 @@ class Cutter:
             return None
         return Square(MASK, slice(None), int(step), int(side))
 
-    def certain(self, tiles: np.ndarray) -> np.ndarray:
-        """Which tiles, by their numbers (n,), surely have a valid pixel in every square; others need a closer look."""
+    @cached_property
+    def certain(self) -> np.ndarray:
+        """Which tiles of the store surely have a valid pixel in every square: bool; others need a closer look."""
         table = self.source.table
-        if min(self.room.rows, self.room.columns) < 0 or (self.mask is None) != (self.source.index.mask is None):
-            return np.zeros(len(tiles), dtype=bool)
-        sensors = {square.name for square in self.squares.values()}
-        sound = [(table[f"{name}.row"][tiles] >= 0) & ~table[f"{name}.holes"][tiles] for name in sensors]
-        certain: np.ndarray = np.logical_or.reduce(sound)
+        certain = np.zeros(len(table), dtype=bool)
+        if min(self.room.rows, self.room.columns) >= 0 and (self.mask is None) == (self.source.index.mask is None):
+            for name in {square.name for square in self.squares.values()}:
+                certain |= (table[f"{name}.row"] >= 0) & ~table[f"{name}.holes"]
         return certain
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Per sensor, and for masks, the rows of all tiles: a column of the table, close together in memory."""
+        names = {square.name for square in [*self.squares.values(), *([self.mask] if self.mask else [])]}
+        return {name: np.ascontiguousarray(self.source.table[f"{name}.row"]) for name in names}
 
     def images(
         self, tiles: np.ndarray, places: np.ndarray, draws: np.ndarray | None
@@ -192,7 +201,7 @@ class Cutter:
         tiles, places, tops, lefts, elements = (array[order] for array in (tiles, places, tops, lefts, elements))
 
         def rows(square: Square) -> Rows | None:
-            stored = self.source.table[f"{square.name}.row"][tiles]
+            stored = self.rows[square.name][tiles]
             here = np.flatnonzero(stored >= 0)
             if not len(here):
                 return None
@@ -211,7 +220,8 @@ class Cutter:
         table = self.source.table
         match self.source.index.task:
             case "multiclass":
-                return table["label"][tiles], table["label"][tiles] >= 0
+                labels = table["label"][tiles]
+                return labels, labels >= 0
             case "multilabel":
                 return table["labels"][tiles].astype(np.float32), table["labelled"][tiles]
             case "segmentation":
@@ -231,9 +241,71 @@ class Cutter:
         return tops, lefts, (next(numbers) * SYMMETRIES).astype(np.int64)
 
 
+class Part(NamedTuple):
+    """The tiles of a batch that come out of one store.
+
+    Attributes:
+        cutter: of the store.
+        tiles: their numbers in it, (n,).
+        places: their rows in the batch, (n,).
+        draws: see `Cutter.images`.
+    """
+
+    cutter: Cutter
+    tiles: np.ndarray
+    places: np.ndarray
+    draws: np.ndarray | None
+
+
+class PackedMembers:
+    """Those tiles of a data set's members that lie in packed stores; false if there are none.
+
+    Args:
+        members: each tile as data set and key.
+        modalities: those of the batches.
+        extent: side of a tile in metres.
+    """
+
+    def __init__(self, members: Sequence[tuple[TileSet, str]], modalities: Sequence[Modality], extent: float) -> None:
+        stores = [one for one in dict.fromkeys(source for source, _ in members) if isinstance(one, Packed)]
+        self.cutters = [Cutter(one, [m for m in modalities if one.offers(m)], modalities, extent) for one in stores]
+        number = {store: at for at, store in enumerate(stores)}
+        found = (
+            [
+                (number[source], source.number(key)) if isinstance(source, Packed) else (-1, -1)
+                for source, key in members
+            ]
+            if stores
+            else []
+        )
+        self.store, self.tile = np.array(found, dtype=np.int64).reshape(-1, 2).T
+
+    def __bool__(self) -> bool:
+        return bool(self.cutters)
+
+    def parts(self, indexes: np.ndarray, draws: np.ndarray | None) -> list[Part]:
+        """Sorts a batch by store.
+
+        Args:
+            indexes: of B members.
+            draws: their draws (B, 3), see `Cutter.images`.
+
+        Returns:
+            Those tiles that can be had as they are stored.
+        """
+        stores, tiles = self.store[indexes], self.tile[indexes]
+        found = []
+        for at, cutter in enumerate(self.cutters):
+            places = np.flatnonzero(stores == at)
+            places = places[cutter.certain[tiles[places]]]
+            if len(places):
+                found.append(Part(cutter, tiles[places], places, None if draws is None else draws[places]))
+        return found
+
+
 def gathered(
     names: Sequence[str],
-    parts: Sequence[tuple[Cutter, np.ndarray, np.ndarray, np.ndarray | None]],
+    parts: Sequence[Part],
     others: Mapping[int, Tile],
     modalities: Sequence[Modality],
     extent: float,
@@ -242,7 +314,7 @@ def gathered(
 
     Args:
         names: B ids.
-        parts: for each store its cutter, the numbers of the tiles (n,), their rows in the batch (n,) and their draws.
+        parts: the tiles that are packed, per store.
         others: all other tiles, cut and turned, by their row in the batch.
         modalities: of the batch.
         extent: side of a tile in metres.
@@ -274,6 +346,13 @@ def gathered(
                 masks.append(_unturned(np.array([row]), tile.target[None]))
             elif tile.target is not None:
                 targets.append((np.array([row]), np.asarray(tile.target)[None]))
+    for mask in masks:
+        if mask.pixels.shape[1:] != masks[0].pixels.shape[1:]:
+            one, other = (names[int(part.rows[0])] for part in (mask, masks[0]))
+            raise MapexError(
+                f"Tile {one} has a label of shape {tuple(mask.pixels.shape[1:])} where tile {other} has "
+                f"{tuple(masks[0].pixels.shape[1:])}. Give all masks the grid of the same sensor."
+            )
     return Stored(names, images, masks or _stacked(len(names), targets), unlabelled)
 
 

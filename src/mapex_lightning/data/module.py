@@ -14,9 +14,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mapex_lightning.data.batches import Cutter, Stored, gathered
+from mapex_lightning.data.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral
 from mapex_lightning.errors import MapexError
@@ -57,7 +56,6 @@ class Cuts(Dataset[Tile]):
         self.read = self.bad = 0
         sources = {source for source, _ in members}
         self.offered = {source: [m for m in modalities if source.offers(m)] for source in sources}
-        self._packed = {source for source in sources if isinstance(source, Packed)}
         self._draws: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -86,47 +84,25 @@ class Cuts(Dataset[Tile]):
         raise MapexError("No tile of the data set can be read.")
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Tile] | Stored:
-        """The tiles at several (epoch, index) of one epoch; as a whole where some of them are packed."""
+        """The tiles at several (epoch, index) of one epoch: as they are stored, where some of them are packed."""
         if not self._packed:
             return [self[at] for at in places]
-        epoch, indexes = places[0][0], np.array([index for _, index in places])
-        names = [self.members[index][1] for index in indexes.tolist()]
+        indexes = np.array([index for _, index in places])
+        draws = self._drawn(places[0][0])[indexes] if self.augment else None
+        found = self._packed.parts(indexes, draws)
         others = np.ones(len(places), dtype=bool)
-        parts = []
-        for number, cutter in self._cutters.items():
-            rows = np.flatnonzero(self._sources[indexes] == number)
-            tiles = self._numbers[indexes[rows]]
-            certain = cutter.certain(tiles)
-            rows, tiles = rows[certain], tiles[certain]
-            if len(rows):
-                draws = self._drawn(epoch)[indexes[rows]] if self.augment else None
-                parts.append((cutter, tiles, rows, draws))
-                others[rows] = False
-        self.read += len(places) - int(others.sum())
-        read = {row: self[places[row]] for row in np.flatnonzero(others).tolist()}
-        for row, tile in read.items():
-            names[row] = tile.name  # another one where it could not be used
-        return gathered(names, parts, read, self.modalities, self.extent)
+        for part in found:
+            others[part.places] = False
+        tiles = {row: self[places[row]] for row in np.flatnonzero(others).tolist()}
+        self.read += len(places) - len(tiles)
+        names = [self.members[at][1] for at in indexes.tolist()]
+        for row, tile in tiles.items():
+            names[row] = tile.name  # another one's where it could not be used
+        return gathered(names, found, tiles, self.modalities, self.extent)
 
     @functools.cached_property
-    def _cutters(self) -> dict[int, Cutter]:
-        """Of each packed store, by its number."""
-        return {
-            number: Cutter(source, self.offered[source], self.modalities, self.extent)
-            for number, source in enumerate(self.offered)
-            if isinstance(source, Packed)
-        }
-
-    @functools.cached_property
-    def _sources(self) -> np.ndarray:
-        """Per member the number of its data set."""
-        numbers = {source: number for number, source in enumerate(self.offered)}
-        return np.array([numbers[source] for source, _ in self.members])
-
-    @functools.cached_property
-    def _numbers(self) -> np.ndarray:
-        """Per member the number of its tile in its store; -1 in other data sets."""
-        return np.array([source.number(key) if isinstance(source, Packed) else -1 for source, key in self.members])
+    def _packed(self) -> PackedMembers:
+        return PackedMembers(self.members, self.modalities, self.extent)
 
     def _drawn(self, epoch: int) -> np.ndarray:
         """Three numbers between 0 and 1 per member, (members, 3): all that augmentation leaves to chance in an epoch.
@@ -348,7 +324,14 @@ def _batch(
     if not labelled or len(unlabelled) == len(tiles):
         return batch
     _check_labelled(unlabelled)
-    return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
+    targets = [np.asarray(tile.target) for tile in tiles]
+    for tile, target in zip(tiles, targets, strict=True):
+        if target.shape != targets[0].shape:
+            raise MapexError(
+                f"Tile {tile.name} has a label of shape {target.shape} where tile {tiles[0].name} has "
+                f"{targets[0].shape}. Give all masks the grid of the same sensor."
+            )
+    return batch, torch.from_numpy(np.stack(targets))
 
 
 def _check_labelled(unlabelled: Sequence[str]) -> None:

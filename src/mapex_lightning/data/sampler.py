@@ -54,7 +54,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The tiles of this rank in this epoch."""
         mine = self._order()[self.rank :: self.world][: len(self)]
-        return iter([(self.epoch, int(index)) for index in mine])
+        return iter([(self.epoch, index) for index in mine.tolist()])
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:

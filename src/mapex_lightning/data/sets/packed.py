@@ -179,6 +179,9 @@ class Packed(TileSet):
         tops, lefts = np.zeros((2, len(rows)), dtype=np.int64) if corners is None else corners
         part = () if name == MASK else (bands,)
         shape = (() if name == MASK else (len(np.arange(files.shape[0])[bands]),)) + (height, width)
+        if shape == files.shape and len(arrays) == 1 and isinstance(bands, slice):
+            taken: np.ndarray = np.take(arrays[0], within, axis=0)
+            return taken
         out = np.empty((len(rows), *shape), dtype=files.dtype)
         places = zip(which.tolist(), within.tolist(), tops.tolist(), lefts.tolist(), strict=True)
         for at, (file, row, top, left) in enumerate(places):
