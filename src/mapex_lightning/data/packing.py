@@ -33,7 +33,7 @@ from mapex_lightning.files import write_text, write_whole
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
 
-LARGEST = 2 * 2**30
+LARGEST = 2 * 10**9
 """Bytes of the largest file of pixels, unless one tile is larger."""
 
 UNDER_WAY = ".packing"
@@ -65,7 +65,7 @@ class Packing(NamedTuple):
 
 
 def pack(packing: Packing, told: Told = lambda done, of: None) -> Index:
-    """Writes a store, or what is missing of one.
+    """Writes a store, or what is missing of one; one that is whole is left alone.
 
     The order of tiles is that of the splits, and within them that of the data set. Pixels are stored in the smallest
     type that loses nothing.
@@ -82,12 +82,12 @@ def pack(packing: Packing, told: Told = lambda done, of: None) -> Index:
             folder cannot be written to.
     """
     notes = packing.out / UNDER_WAY
-    if (packing.out / INDEX).is_file() and notes.is_dir():  # all is written and only the notes were not yet cleared
-        shutil.rmtree(notes)
-        return Index.read(packing.out)
     keys = [(split, key) for split in SPLITS for key in packing.source.keys(split, packing.modalities)]
     _check(packing, [key for _, key in keys])
     plan = _plan(packing, keys)
+    if (packing.out / INDEX).is_file() and Index.read(packing.out).plan == _digest_of(plan):
+        shutil.rmtree(notes, ignore_errors=True)  # all that may be left to do
+        return Index.read(packing.out)
     _begin(packing.out, plan)
     parts: list[_Part] = []
     shapes: dict[str, list[int]] = {}
@@ -100,7 +100,7 @@ def pack(packing: Packing, told: Told = lambda done, of: None) -> Index:
         parts.append(_Part(**json.loads(note.read_text(encoding="utf-8"))))
         shapes |= parts[-1].shapes
         told(first + len(these), len(keys))
-    index = _finish(packing, keys, parts)
+    index = _finish(packing, keys, parts, _digest_of(plan))
     shutil.rmtree(notes)
     return index
 
@@ -179,6 +179,10 @@ def _plan(packing: Packing, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
         "names": names,
         "per_file": max(1, int(packing.largest // most)),
     }
+
+
+def _digest_of(plan: dict[str, Any]) -> str:
+    return sha256(json.dumps(plan).encode()).hexdigest()
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
@@ -335,7 +339,7 @@ def _save(path: Path, array: np.ndarray) -> None:
     write_whole(path, write)
 
 
-def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_Part]) -> Index:
+def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_Part], plan: str) -> Index:
     """Gives the files of a sensor one type, then writes table, checksums and, at last, the index."""
     out, task = packing.out, packing.source.task
     sensors = {
@@ -352,6 +356,7 @@ def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_
         crs=tuple(crs),
         sensors=sensors,
         mask=mask,
+        plan=plan,
     )
     _save(out / TABLE, _table(index, keys, parts))
     files = [TABLE, *(file for stored in [*sensors.values(), *([mask] if mask else [])] for file in stored.tiles)]

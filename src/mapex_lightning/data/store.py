@@ -132,6 +132,7 @@ class Index:
         crs: the coordinate systems as WKT, by the number that the table gives.
         sensors: the stored pixels by name of their modality.
         mask: the stored masks, if the labels are such.
+        plan: a digest of what was to be packed and how, by which the same command knows that it is done.
     """
 
     source: str
@@ -140,6 +141,7 @@ class Index:
     crs: tuple[str, ...]
     sensors: Mapping[str, Files]
     mask: Files | None
+    plan: str
 
     def text(self) -> str:
         """As JSON."""
