@@ -277,6 +277,34 @@ def build(
         raise
 
 
+class _DataAlone(MapexCLI):
+    """Reads the whole config, so that a mistyped setting is found, and builds the data without model and Trainer."""
+
+    def before_instantiate_classes(self) -> None:
+        """There is neither a checkpoint nor a run folder."""
+
+    def instantiate_classes(self) -> None:
+        """Builds the data."""
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(TileData, "data")
+        self.datamodule = parser.instantiate_classes(Namespace(data=self.config.data)).data
+
+
+def data_of(command: str, words: Sequence[str]) -> TileData:
+    """The data that a config describes.
+
+    Args:
+        command: who asks, for messages.
+        words: config and settings.
+
+    Raises:
+        MapexError: a setting is unknown or cannot be used.
+    """
+    data = build(command, words, kind=_DataAlone).datamodule
+    assert isinstance(data, TileData)
+    return data
+
+
 def _trust(words: list[str]) -> list[str]:
     """Takes ``--trust PKG`` out of the words and limits what configs may import."""
     allowed = list(TRUSTED)

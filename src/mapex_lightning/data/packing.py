@@ -201,7 +201,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
         for half in out.glob(".*.tmp"):  # of a process that was killed
             half.unlink()
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != UNDER_WAY for path in out.iterdir())):
         what = "a packed store already" if (out / INDEX).is_file() else "something else"
         raise MapexError(f"{out} holds {what}. Remove it, or give another folder with --out.")
     write_text(noted, json.dumps(plan, indent=1) + "\n")
