@@ -154,7 +154,7 @@ class Published(TileSet):
         """Bands (C, H, W) float32 on the sensor's grid; its nodata value is NaN."""
         sensor = self.sensors[name]
         if isinstance(stored, Path):
-            pixels = raster.read(stored, bands, sensor.bands).to_numpy()
+            pixels = raster.pixels(stored, bands, sensor.bands)
         else:
             pixels = raster.read_together({band: stored[band] for band in bands})
         if sensor.nodata is not None:
