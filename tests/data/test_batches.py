@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from mapex_lightning.data.batches import Rows, Stored, turned
@@ -22,6 +23,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile, Tiles
 from tests.made import COLOUR, HEIGHT, OPTICAL, RADAR, SENSORS, Made
+from tests.workshop import trainer_of
 
 TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 
@@ -148,6 +150,34 @@ def test_what_a_loader_hands_over_are_small_numbers(tmp_path: Path) -> None:
     assert isinstance(batch, Stored)
     kinds = {name: part.pixels.dtype for name, parts in batch.images.items() for part in parts}
     assert kinds == {"s2": torch.uint16, "rgb": torch.uint8}
+
+
+class Witness(LightningModule):
+    """Notes what a model is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Any] = []
+
+    def training_step(self, batch: Any, number: int) -> None:
+        self.given.append(batch)
+
+    validation_step = test_step = predict_step = training_step
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:.*returned .?None.*:UserWarning")
+@pytest.mark.parametrize("step", ["fit", "validate", "test", "predict"])
+def test_the_trainer_gives_a_model_tiles_in_every_step(step: str, tmp_path: Path) -> None:
+    source = Made("segmentation")
+    given = []
+    for one in (source, store(source, tmp_path)):
+        witness = Witness()
+        getattr(trainer_of(log_every_n_steps=1), step)(witness, datamodule=data([one]))
+        given.append(witness.given)
+    same(*given)
 
 
 def test_examples_are_tiles_from_the_start(tmp_path: Path) -> None:
