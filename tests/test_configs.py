@@ -36,8 +36,8 @@ REAL = {
 }
 """Configs that need real tiles."""
 
-ELSEWHERE = {"ddp", "base", "large"}
-"""Run by tests/train/test_ddp.py; too large to train in a test, see below."""
+ELSEWHERE = {"ddp", "benge", "base", "large"}
+"""Run by tests/train/test_ddp.py; by tests/data/sets/test_benge.py; too large to train in a test, see below."""
 
 
 @pytest.fixture

@@ -185,9 +185,7 @@ def test_a_tile_that_no_list_names_is_left_out(root: Path) -> None:
 def test_a_list_that_is_missing_says_where_it_is(root: Path) -> None:
     lists(root, "eurosat-spatial", train="Forest_1", val="", test="")
     (root / "eurosat-spatial-val.txt").unlink()
-    with pytest.raises(
-        MapexError, match=r"no eurosat-spatial-val\.txt in .*huggingface\.co/datasets/torchgeo/eurosat"
-    ):
+    with pytest.raises(MapexError, match=r"no eurosat-spatial-val\.txt in .*huggingface\.co/datasets/torchgeo/eurosat"):
         EuroSAT(root, split="spatial").keys("train")
 
 
