@@ -275,6 +275,18 @@ def test_however_text_is_stored_it_says_the_same(root: Path) -> None:
     np.testing.assert_array_equal(BigEarthNet(root).label("S2_1"), label)
 
 
+def test_patches_may_stand_in_any_order_and_in_many_row_groups(root: Path) -> None:
+    rows = {3: "Pastures", 1: "Marine waters", 2: "Mixed forest"}
+    tabled(root / METADATA, [*rows], [[label] for label in rows.values()], ["train", "train", "test"])
+    parquet.write_table(parquet.read_table(root / METADATA), root / METADATA, row_group_size=1)
+    source = BigEarthNet(root)
+    assert (source.keys("train"), source.keys("test")) == (["S2_3", "S2_1"], ["S2_2"])
+    for number, label in rows.items():
+        np.testing.assert_array_equal(np.flatnonzero(source.label(f"S2_{number}")), [CLASSES.index(label)])
+        s1, _ = stored(number)
+        np.testing.assert_array_equal(source.read(f"S2_{number}", [S1]).images["s1"][0], s1["VV"])
+
+
 def test_a_split_that_is_none_of_the_three_is_refused(root: Path) -> None:
     tabled(root / METADATA, [1], [["Pastures"]], ["dev"])
     with pytest.raises(MapexError, match=r"no split 'dev'\. Known: train, validation, test"):
@@ -372,6 +384,11 @@ def test_both_layouts_give_the_same_tile_bit_for_bit(layouts: dict[str, Path]) -
         assert image.dtype == database.images[name].dtype == np.float32
         assert image.tobytes() == database.images[name].tobytes()
     np.testing.assert_array_equal(files.target, database.target)
+
+
+@pytest.mark.parametrize("layout", ["GeoTIFF", "LMDB"])
+def test_coarse_bands_alone_lie_on_the_fine_grid(layouts: dict[str, Path], layout: str) -> None:
+    assert BigEarthNet(layouts[layout]).read(PATCH, [MODALITIES["s2_swir"]]).images["s2_swir"].shape == (2, 120, 120)
 
 
 @pytest.mark.parametrize("layout", ["GeoTIFF", "LMDB"])
