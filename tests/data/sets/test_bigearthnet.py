@@ -326,8 +326,9 @@ def test_a_database_that_is_none_is_named(root: Path) -> None:
 
 
 def test_an_unknown_patch_is_refused(root: Path) -> None:
-    with pytest.raises(MapexError, match="no patch 'S2_99'"):
-        BigEarthNet(root).label("S2_99")
+    for ask in (BigEarthNet(root).label, lambda key: BigEarthNet(root).read(key, [S2])):
+        with pytest.raises(MapexError, match="no patch 'S2_99'"):
+            ask("S2_99")
 
 
 PATCH = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"

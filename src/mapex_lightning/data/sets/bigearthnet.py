@@ -130,7 +130,7 @@ class BigEarthNet(TileSet):
         return any(holds(sensor, modality) for sensor in SENSORS.values())
 
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
-        """The Sentinel-2 patch ids of an official split, sorted; every patch has both sensors.
+        """The Sentinel-2 patch ids of an official split, in the order of the metadata; every patch has both sensors.
 
         Raises:
             MapexError: the files or an optional dependency are not there, or a modality is not offered.
@@ -145,6 +145,7 @@ class BigEarthNet(TileSet):
         Raises:
             MapexError: the patch or a band is not there, or the key or a modality is unknown.
         """
+        target = self.label(key)
         sensors = {modality.name: sensor_of(modality, SENSORS, "BigEarthNet") for modality in modalities}
         images = {}
         for sensor in dict.fromkeys(sensors.values()):
@@ -154,7 +155,7 @@ class BigEarthNet(TileSet):
             for one in served:
                 same = one.bands == bands
                 images[one.name] = pixels if same else pixels[[bands.index(band) for band in one.bands]]
-        return Tile(key, {modality.name: images[modality.name] for modality in modalities}, self.label(key))
+        return Tile(key, {modality.name: images[modality.name] for modality in modalities}, target)
 
     def label(self, key: str) -> Target:
         """The multi-hot label (19,) float32, or the mask (120, 120) int64, which is read.
@@ -169,9 +170,8 @@ class BigEarthNet(TileSet):
         """Where the patch lies; None without GeoTIFFs of Sentinel-2.
 
         Raises:
-            MapexError: the key is unknown, or the file is not there.
+            MapexError: its file is not there.
         """
-        self._patches.label(key)
         return raster.georeference(self._file("s2", key, "B02")) if "s2" in self._folders else None
 
     @cached_property
@@ -182,9 +182,9 @@ class BigEarthNet(TileSet):
 
     @cached_property
     def _metadata(self) -> Path:
-        return (
-            _sample_metadata() if self.root == _WHEEL else _only_one(_found(self.root, _METADATA), _METADATA, self.root)
-        )
+        if self.root == _WHEEL:
+            return _sample_metadata()
+        return _only_one(_found(self.root, _METADATA), _METADATA, self.root)
 
     @cached_property
     def _lmdb(self) -> Path | None:
