@@ -9,7 +9,6 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-import numcodecs
 import numpy as np
 import zarr
 from zarr.storage import MemoryStore
@@ -31,6 +30,7 @@ TYPES = {"S1GRD": "f2", "S1RTC": "f2", "S2RGB": "u1", "NDVI": "f2", "LULC": "u1"
 
 def zarr_zip(bands: np.ndarray, names: Iterable[str]) -> bytes:
     """A Zarr zip (version 2, consolidated) of ``bands`` (time, band, y, x), a chunk per time, as xarray writes it."""
+    blosc = import_module("numcodecs").Blosc(cname="lz4")
     store = MemoryStore()
     group = zarr.create_group(store, zarr_format=2)
     for name, values, dimensions in (
@@ -39,7 +39,7 @@ def zarr_zip(bands: np.ndarray, names: Iterable[str]) -> bytes:
         ("center_lat", np.array(47.0), []),
     ):
         chunks = (1, *values.shape[1:]) if name == "bands" else values.shape
-        array = group.create_array(name, data=values, chunks=chunks, compressors=numcodecs.Blosc(cname="lz4"))
+        array = group.create_array(name, data=values, chunks=chunks, compressors=blosc)
         array.attrs["_ARRAY_DIMENSIONS"] = dimensions
     zarr.consolidate_metadata(store)
     file = io.BytesIO()

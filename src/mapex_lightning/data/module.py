@@ -259,9 +259,7 @@ class TileData(LightningDataModule):
             weights=self.weights if shuffle else None,
             draws=self.draws if shuffle else None,
         )
-        if self.trainer:
-            # A resumed run begins with another epoch than the first, and workers begin before Lightning says which.
-            sampler.set_epoch(self.trainer.current_epoch)
+        sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
         return EpochLoader(
             sampler,
@@ -274,6 +272,14 @@ class TileData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+
+    def _epoch(self) -> int:
+        """The epoch a run begins with; the workers of a resumed one begin to read before Lightning says which it is."""
+        if not self.trainer:
+            return 0
+        loop = self.trainer.fit_loop
+        begun, over = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress.is_last_batch
+        return begun if over else max(0, begun - 1)
 
     def _given(self) -> int:
         """How many batches of this epoch the model has been given."""
