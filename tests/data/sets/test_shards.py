@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,12 +192,34 @@ def test_a_damaged_sample_is_named_with_its_shard(tmp_path: Path, damage: Callab
         TerraMesh(tmp_path).read("train.a.k0", [S2])
 
 
-def test_objects_in_a_sample_are_not_unpickled(tmp_path: Path) -> None:
-    content = sample("S2L2A", 0).replace(b'"dtype": "<i2"', b'"dtype": "|O"  ')
-    content = content.replace(b'"filters": null', b'"filters": [{"id": "pickle"}]')
-    write_shard(tmp_path / "train" / "S2L2A" / "a.tar", {"k0": content})
-    with pytest.raises(MapexError, match=r"Sample k0 of shard .*cannot be used"):
+class Planted:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path, str]]:
+        return Path.write_text, (self.path, "run")
+
+
+def planted(path: Path) -> bytes:
+    """A sample whose pixels are a pickle."""
+    old, new = zipfile.ZipFile(io.BytesIO(sample("S2L2A", 0))), io.BytesIO()
+    with zipfile.ZipFile(new, "w") as archive:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "bands/.zarray":
+                pickled = {"dtype": "|O", "compressor": None, "filters": [{"id": "pickle", "protocol": 5}]}
+                content = json.dumps(json.loads(content) | pickled).encode()
+            archive.writestr(name, pickle.dumps(Planted(path)) if name == "bands/0.0.0.0" else content)
+    return new.getvalue()
+
+
+def test_nothing_in_a_sample_is_unpickled(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train" / "S2L2A" / "a.tar", {"k0": planted(tmp_path / "run")})
+    with pytest.raises(MapexError, match=r"Sample k0 of shard .*cannot be used: it needs codec 'pickle'"):
         TerraMesh(tmp_path).read("train.a.k0", [S2])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_sample_is_skipped_in_training_and_another_takes_its_place(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import sys
@@ -26,6 +27,9 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
 
 ENDING = "zarr.zip"
+
+CODECS = {"blosc", "zstd", "lz4", "zlib", "gzip", "shuffle", "delta", "vlen-utf8"}
+"""What may stand between stored and real values. There are codecs that run what a file says, such as pickle."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +232,10 @@ def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -
     zarr, storage, buffer = (tar.imported(name) for name in ("zarr", "zarr.storage", "zarr.core.buffer.cpu"))
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            members = {name: buffer.Buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
-        group = zarr.open_group(storage.MemoryStore(members), mode="r", zarr_format=2)
+            members = {name: archive.read(name) for name in archive.namelist()}
+        _check_codecs(members)
+        store = storage.MemoryStore({name: buffer.Buffer.from_bytes(content) for name, content in members.items()})
+        group = zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False)
         pixels = group["bands"]
         names = [str(name).casefold() for name in group["band"][...]] if "band" in group else []
         if pixels.ndim != 4 or pixels.shape[1] != len(stored):
@@ -244,3 +250,12 @@ def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -
     except (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise MapexError(f"{error or type(error).__name__}; fetch the shard again.") from error
     return whole[[order.index(band.casefold()) for band in bands]].astype(np.float32)
+
+
+def _check_codecs(members: Mapping[str, bytes]) -> None:
+    for name in ("bands/.zarray", "band/.zarray"):
+        described = json.loads(members.get(name, b"{}"))
+        codecs = [described.get("compressor"), *(described.get("filters") or ())]
+        for codec in filter(None, codecs):
+            if codec["id"] not in CODECS:
+                raise MapexError(f"it needs codec {codec['id']!r}, and may only need {', '.join(sorted(CODECS))}.")
