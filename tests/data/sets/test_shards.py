@@ -136,6 +136,14 @@ def test_every_folder_that_is_published_is_offered_with_its_bands(kind: type[Sha
     assert set(BANDS) - {folder for folders in source.folders.values() for folder in folders} <= {"S2L1C", "S1RTC"}
 
 
+def test_two_sets_below_one_root_are_told_apart(terramesh: Path, ssl4eo: Path) -> None:
+    assert terramesh == ssl4eo
+    (terramesh / "train").mkdir()  # of some other data set
+    assert len(TerraMesh(terramesh).keys("train", [S2])) == 9
+    assert len(SSL4EOShards(terramesh).keys("train", [S2])) == 12
+    assert list(TerraMesh(terramesh / "TerraMesh").keys("train")) == list(TerraMesh(terramesh).keys("train"))
+
+
 def test_tables_are_made_once_and_kept_where_they_are_asked_for(terramesh: Path, tmp_path: Path) -> None:
     TerraMesh(terramesh, index=tmp_path / "tables").keys("train", [S2])
     assert not list((terramesh / "TerraMesh").rglob("*.npy"))

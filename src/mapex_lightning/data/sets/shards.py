@@ -171,11 +171,13 @@ class Shards(TileSet):
     @cached_property
     def _shards(self) -> dict[Split, dict[str, dict[str, Shard]]]:
         """Per split, name of shard and folder: the shard."""
-        base = next((at for at in (self.root, *(self.root / name for name in self.names)) if _is_base(at)), self.root)
+        folders = [folder for several in self.folders.values() for folder in several]
+        candidates = [*(self.root / name for name in self.names), self.root]
+        base = next((at for at in candidates if any((at / s / f).is_dir() for s in SPLITS for f in folders)), self.root)
         found: dict[Split, dict[str, dict[str, Shard]]] = {}
         for split in SPLITS:
             names = found.setdefault(split, {})
-            for folder in dict.fromkeys(folder for several in self.folders.values() for folder in several):
+            for folder in folders:
                 tables = base / split / folder if self.index is None else self.index / split / folder
                 for file in sorted((base / split / folder).glob("*.tar")):
                     names.setdefault(file.stem, {})[folder] = Shard(file, tables / f"{file.stem}.index.npy")
@@ -221,10 +223,6 @@ class Shards(TileSet):
             return _bands(tar.read(shard.tar, int(row["offset"]), int(row["size"])), bands, stored, time)
         except MapexError as error:
             raise MapexError(f"Sample {row['key'].decode()} of shard {shard.tar} cannot be used: {error}") from error
-
-
-def _is_base(folder: Path) -> bool:
-    return any((folder / split).is_dir() for split in SPLITS)
 
 
 def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -> np.ndarray:
