@@ -195,20 +195,25 @@ def torchgeo(eurosat: Path, pixels: np.ndarray, folder: Path) -> Layout:
 def lmdb(eurosat: Path, pixels: np.ndarray, folder: Path) -> Layout:
     """A value per tile, its bytes and no more."""
     library: Any = import_module("lmdb")
-    with library.open(str(folder / "lmdb"), map_size=4 * pixels.nbytes) as target, target.begin(write=True) as writing:
+    path = str(folder / "lmdb")
+    with library.open(path, map_size=4 * pixels.nbytes) as target, target.begin(write=True) as writing:
         for number, tile in enumerate(pixels):
             writing.put(b"%08d" % number, tile.tobytes())
-    opened: dict[int, Any] = {}
 
-    def get(number: int) -> np.ndarray:
-        worker = torch.utils.data.get_worker_info()
-        process = -1 if worker is None else worker.id
-        if process not in opened:  # one from before a fork is unsafe
-            opened[process] = library.open(str(folder / "lmdb"), readonly=True, lock=False, readahead=False)
-        with opened[process].begin(buffers=True) as reading:
-            return np.frombuffer(reading.get(b"%08d" % number), np.uint16).reshape(pixels.shape[1:]).copy()
+    def read(workers: int) -> None:
+        opened: list[Any] = []  # by each process for itself: one from before a fork is unsafe
 
-    return Layout(MANY, lambda workers: through_loader(Bare(len(pixels), get), MANY, workers, stacked))
+        def get(number: int) -> np.ndarray:
+            if not opened:
+                opened.append(library.open(path, readonly=True, lock=False, readahead=False))
+            with opened[0].begin(buffers=True) as reading:
+                return np.frombuffer(reading.get(b"%08d" % number), np.uint16).reshape(pixels.shape[1:]).copy()
+
+        through_loader(Bare(len(pixels), get), MANY, workers, stacked)
+        for environment in opened:
+            environment.close()
+
+    return Layout(MANY, read)
 
 
 def zarr(eurosat: Path, pixels: np.ndarray, folder: Path) -> Layout:

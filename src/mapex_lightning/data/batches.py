@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mapex_lightning.data.members import Members
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.store import MASK
 from mapex_lightning.data.tileset import TileSet
@@ -232,7 +233,7 @@ class Cutter:
         nothing = np.zeros(count, dtype=np.int64)
         if draws is None:
             return nothing + start(self.room.rows, None), nothing + start(self.room.columns, None), nothing
-        numbers = iter(draws.T.astype(np.float64))
+        numbers = iter(draws.T)
         # A side without a choice draws nothing, and then the next takes its number.
         tops, lefts = (
             (next(numbers) * (steps + 1)).astype(np.int64) if steps > 0 else nothing
@@ -267,18 +268,17 @@ class PackedMembers:
     """
 
     def __init__(self, members: Sequence[tuple[TileSet, str]], modalities: Sequence[Modality], extent: float) -> None:
-        stores = [one for one in dict.fromkeys(source for source, _ in members) if isinstance(one, Packed)]
+        parts = members.parts if isinstance(members, Members) else [(source, [key]) for source, key in members]
+        stores = [one for one in dict.fromkeys(source for source, _ in parts) if isinstance(one, Packed)]
         self.cutters = [Cutter(one, [m for m in modalities if one.offers(m)], modalities, extent) for one in stores]
         number = {store: at for at, store in enumerate(stores)}
-        found = (
-            [
-                (number[source], source.number(key)) if isinstance(source, Packed) else (-1, -1)
-                for source, key in members
-            ]
-            if stores
-            else []
-        )
-        self.store, self.tile = np.array(found, dtype=np.int64).reshape(-1, 2).T
+        self.store, self.tile = np.zeros((2, len(members) if stores else 0), dtype=np.int64) - 1
+        end = 0
+        for source, keys in parts if stores else ():
+            here, end = slice(end, end + len(keys)), end + len(keys)
+            if isinstance(source, Packed):
+                self.store[here] = number[source]
+                self.tile[here] = [source.number(key) for key in keys]
 
     def __bool__(self) -> bool:
         return bool(self.cutters)
