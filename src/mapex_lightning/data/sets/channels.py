@@ -76,7 +76,7 @@ def pixels_of(
         if channels.optional:
             return None
         raise unknown("key", channels.key, _arrays(sample), "Name one of them as the sensor's key", f"in {owner}")
-    stored = np.array(sample[channels.key], dtype=np.float32)
+    stored = np.asarray(sample[channels.key]).astype(np.float32)
     if channels.date is not None:
         if stored.ndim != 4 or not -len(stored) <= channels.date < len(stored):
             raise MapexError(

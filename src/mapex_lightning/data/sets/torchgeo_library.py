@@ -71,7 +71,9 @@ def opened(name: str, folder: Path, arguments: Mapping[str, Any]) -> Any:
     for word in arguments:
         if word not in allowed:
             raise unknown("argument", word, allowed, where=f"of torchgeo's {name}")
-    settings: dict[str, Any] = {"root" if "root" in taken else "paths": str(folder), **arguments}
+    settings: dict[str, Any] = {"root" if "root" in taken else "paths": str(folder)}
+    for word, value in arguments.items():  # YAML reads the version 2 as a number where the constructor wants a word
+        settings[word] = str(value) if isinstance(taken[word].default, str) else value
     if "checksum" in taken:
         settings.setdefault("checksum", bool(arguments.get("download")))
     if "cache" in taken:
