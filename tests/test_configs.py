@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torchgeo.datasets import SSL4EOS12
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import save
@@ -14,6 +16,7 @@ from mapex_lightning.cli import packaged_configs
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import PRESETS, preset
 from mapex_lightning.model.encoder import Encoder
+from tests import torchgeo_files
 
 LIMITS = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 LIMITS += ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--data.batch_size", "2"]
@@ -36,6 +39,17 @@ REAL = {
 }
 """Configs that need real tiles."""
 
+TORCHGEO = {
+    name: ["--config", f"{name}.yaml"] for name in ("eurosat100", "dfc2020", "sen12ms", "so2sat", "landcoverai")
+} | {
+    name: ["--config", "pretrain.yaml", "--config", f"{name}.yaml", "--model.seal", "null"]
+    for name in ("ssl4eo_s12", "ssl4eo_l", "mmearth")
+}
+"""Configs that need data sets of torchgeo."""
+
+TILES = 11
+"""Of data sets without splits: one of them is then for validation."""
+
 ELSEWHERE = {"ddp", "base", "large"}
 """Run by tests/train/test_ddp.py; too large to train in a test, see below."""
 
@@ -49,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_config_is_run_somewhere() -> None:
-    assert {file.stem for file in packaged_configs().glob("*.yaml")} == {*RUNS, *REAL, *ELSEWHERE}
+    assert {file.stem for file in packaged_configs().glob("*.yaml")} == {*RUNS, *REAL, *TORCHGEO, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("words", RUNS.values(), ids=RUNS)
@@ -68,6 +82,19 @@ def test_a_config_runs_on_real_tiles(words: list[str], folder: Path, shared_data
         eurosat = [f"{{class_path: EuroSAT, init_args: {{require: [{name}]}}}}" for name in ("s2", "rgb")]
         rest += ["--data.sets", f"[{', '.join([ben, *eurosat])}]"]
     assert main(["fit", *words, *rest, *LIMITS]) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["eurosat100", *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHGEO if name != "eurosat100")]
+)
+def test_a_config_runs_on_files_of_torchgeo(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beneath, put = torchgeo_files.LAYOUTS[name]
+    root = folder / "files"
+    put(root / beneath, *([TILES] if "pretrain.yaml" in TORCHGEO[name] else []))
+    monkeypatch.setattr(SSL4EOS12, "__len__", lambda self: TILES)  # it counts places whether they are there or not
+    sensors = yaml.safe_load((packaged_configs() / f"{name}.yaml").read_text())["data"]["modalities"]
+    save(Encoder(preset("nano", modalities(sensors))), folder / "runs" / "newest" / "pruned.ckpt")
+    assert main(["fit", *TORCHGEO[name], "--data.root", str(root), *LIMITS]) == 0
 
 
 @pytest.mark.parametrize(

@@ -533,7 +533,7 @@ def test_labels_of_the_configs_are_right(tmp_path: Path) -> None:
 
 def test_radar_that_a_place_of_mmearth_lacks_is_absent(tmp_path: Path) -> None:
     data = configured("mmearth", tmp_path)
-    assert set(data.sets[0].read("5", data.modalities).images) == {"mmearth_s2", "mmearth_dem"}
+    assert set(data.sets[0].read("3", data.modalities).images) == {"mmearth_s2", "mmearth_dem"}
 
 
 def test_an_empty_pixel_of_landsat_is_invalid(tmp_path: Path) -> None:
