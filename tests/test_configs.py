@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torchgeo.datasets import SSL4EOS12
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import save
@@ -91,7 +90,8 @@ def test_a_config_runs_on_files_of_torchgeo(name: str, folder: Path, monkeypatch
     beneath, put = torchgeo_files.LAYOUTS[name]
     root = folder / "files"
     put(root / beneath, *([TILES] if "pretrain.yaml" in TORCHGEO[name] else []))
-    monkeypatch.setattr(SSL4EOS12, "__len__", lambda self: TILES)  # it counts places whether they are there or not
+    # It counts its places whether they are there or not.
+    monkeypatch.setattr("torchgeo.datasets.SSL4EOS12.__len__", lambda self: TILES)
     sensors = yaml.safe_load((packaged_configs() / f"{name}.yaml").read_text())["data"]["modalities"]
     save(Encoder(preset("nano", modalities(sensors))), folder / "runs" / "newest" / "pruned.ckpt")
     assert main(["fit", *TORCHGEO[name], "--data.root", str(root), *LIMITS]) == 0

@@ -117,7 +117,7 @@ def ssl4eo_l(root: Path, places: int = 4) -> None:
             write(root / f"ssl4eo_l_oli_sr/{place:07}/LC08_044034_{date}/all_bands.tif", pixels, "uint8")
 
 
-def mmearth(root: Path, tiles: int = 4) -> None:
+def mmearth(root: Path, tiles: int = 5) -> None:
     """Tiles of 128 x 128; the last has no ascending radar. Every band has mean n and standard deviation 2."""
     root = root / "data_100k_v001"
     root.mkdir(parents=True)

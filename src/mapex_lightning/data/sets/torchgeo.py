@@ -131,7 +131,7 @@ class TorchGeo(TileSet):
         return any(holds(sensor, modality) for sensor in self._stored.values())
 
     def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
-        """Ids such as ``train-17``: torchgeo's split and the number of the sample; ``17`` where there is one split.
+        """Ids such as ``train-17``: torchgeo's split and the number of the sample; ``17`` where there are no splits.
 
         Which sensors a sample has shows when it is read, so that all tiles are listed whatever the modalities.
 
@@ -180,9 +180,9 @@ class TorchGeo(TileSet):
             return None
         part, number = self._located(key)
         source = self._source(None, part)
-        known = getattr(self._open(source), "targets", None)  # of torchvision's ImageFolder
-        if self.task == "multiclass" and isinstance(known, list):
-            return self._target({self.target: known[number]}, key)
+        listed = library.listed_labels(self._open(source))
+        if listed is not None and number < len(listed):
+            return self._target({"label": listed[number]}, key)
         return self._target(self._sample(source, number, key), key)
 
     def georeference(self, key: str) -> GeoReference | None:
@@ -201,16 +201,14 @@ class TorchGeo(TileSet):
 
     @cached_property
     def _prefixes(self) -> dict[Split, str]:
-        """What the ids of a split begin with: tiles of splits that share them must be called the same."""
-        sharing = {
-            split: [one for one in self._splits if self._splits[one] == its] for split, its in self._splits.items()
-        }
-        if len({tuple(names) for names in sharing.values()}) == 1:
-            return dict.fromkeys(self._splits, "")
-        return {
-            split: f"{its['split'] if list(its) == ['split'] else '+'.join(sharing[split])}-"
-            for split, its in self._splits.items()
-        }
+        """What the ids of a split begin with; splits that share their tiles begin alike."""
+        return {split: self._prefix(its) for split, its in self._splits.items()}
+
+    def _prefix(self, part: dict[str, Any]) -> str:
+        if not part:
+            return ""
+        ours = "+".join(split for split, its in self._splits.items() if its == part)
+        return f"{part['split'] if list(part) == ['split'] else ours}-"
 
     def _located(self, key: str) -> tuple[dict[str, Any], int]:
         """The split of torchgeo and the number of the sample that an id stands for."""

@@ -105,6 +105,14 @@ def opened(name: str, folder: Path, arguments: Mapping[str, Any]) -> Any:
         ) from error
 
 
+def listed_labels(dataset: Any) -> list[int] | None:
+    """The class of every sample, where torchgeo knows it from the folder that the file is in."""
+    if not isinstance(dataset, _imported("torchgeo.datasets").NonGeoClassificationDataset):
+        return None
+    labels: list[int] = dataset.targets
+    return labels
+
+
 def sample(dataset: Any, at: Any, key: str) -> dict[str, Any]:
     """One sample; what torchgeo draws by chance, such as a season, is the same whenever the tile is read.
 
