@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_data_sets_can_be_joined_by_the_number_of_the_sample() -> None:
     Invented.samples = [{"image": torch.tensor(image(n, n))} for n in range(3)]
     dem = Channels(("elevation", "slope"), "metres", 10.0, arguments={"part": "dem"})
     joined = a_set(radar() | {"dem": dem}, splits={"test": {"part": "radar"}})
-    assert set(joined.read("2", [S1, MODALITIES["dem"]]).images) == {"s1", "dem"}
+    assert set(joined.read("test-2", [S1, MODALITIES["dem"]]).images) == {"s1", "dem"}
     assert len(joined._opened) == 2
     shorter = Channels(("elevation", "slope"), "metres", 10.0, arguments={"part": "dem", "size": 2})
     with pytest.raises(MapexError, match=r"must have as many samples; found 2 in Invented .*; 3 in"):
@@ -366,6 +367,20 @@ def test_arguments_are_those_of_the_constructor(word: str, tmp_path: Path) -> No
 def test_what_a_constructor_refuses_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(MapexError, match=r"cannot open EuroSAT100 .* 'B99' is an invalid band name\."):
         TorchGeo("EuroSAT100", radar(), OURS, {"bands": ["B99"]}, root=tmp_path).keys("train")
+
+
+def test_a_switch_is_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(MapexError, match=r"argument download of torchgeo's EuroSAT100 is true or false; found 'tru'"):
+        TorchGeo("EuroSAT100", radar(), OURS, {"download": "tru"}, root=tmp_path).keys("train")
+
+
+def test_what_cannot_be_fetched_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: Any, **__: Any) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torchgeo.datasets.eurosat.download_url", fetch)
+    with pytest.raises(MapexError, match=r"cannot fetch EuroSAT100 to .*: <urlopen error Name .*Check the connection"):
+        TorchGeo("EuroSAT100", radar(), OURS, {"download": True}, root=tmp_path).keys("train")
 
 
 def test_what_is_fetched_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

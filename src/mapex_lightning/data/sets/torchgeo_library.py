@@ -11,6 +11,7 @@ from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 
@@ -72,7 +73,10 @@ def opened(name: str, folder: Path, arguments: Mapping[str, Any]) -> Any:
         if word not in allowed:
             raise unknown("argument", word, allowed, where=f"of torchgeo's {name}")
     settings: dict[str, Any] = {"root" if "root" in taken else "paths": str(folder)}
-    for word, value in arguments.items():  # YAML reads the version 2 as a number where the constructor wants a word
+    for word, value in arguments.items():
+        if isinstance(taken[word].default, bool) and not isinstance(value, bool):
+            raise MapexError(f"The argument {word} of torchgeo's {name} is true or false; found {value!r}.")
+        # YAML reads the version 2 as a number where the constructor wants a word.
         settings[word] = str(value) if isinstance(taken[word].default, str) else value
     if "checksum" in taken:
         settings.setdefault("checksum", bool(arguments.get("download")))
@@ -92,6 +96,11 @@ def opened(name: str, folder: Path, arguments: Mapping[str, Any]) -> Any:
         raise MapexError(
             f"An archive of {name} in {folder.absolute()} wants to write outside of it ({_sentence(error)}) Nothing of "
             "that was written: delete the archive and fetch it again from its authors."
+        ) from error
+    except URLError as error:
+        raise MapexError(
+            f"torchgeo cannot fetch {name} to {folder.absolute()}: {_sentence(error)} Check the connection, or fetch "
+            "it by hand: the page of the data set in torchgeo's documentation says from where."
         ) from error
     except Exception as error:  # each data set raises what its author chose
         if "corrupt" in str(error).lower():
