@@ -413,6 +413,12 @@ def test_an_archive_cannot_write_outside_of_its_folder(name: str, tmp_path: Path
     assert not (tmp_path / "escaped.txt").exists()
 
 
+def test_a_python_that_cannot_unpack_safely_is_refused(eurosat: TorchGeo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(MapexError, match=r"from Python 3\.11\.4 on"):
+        eurosat.keys("train")
+
+
 def test_a_damaged_tile_is_named(eurosat: TorchGeo) -> None:
     key = eurosat.keys("train")[-1]
     path = Path(eurosat._open(eurosat._source(None, {"split": "train"})).samples[-1][0])

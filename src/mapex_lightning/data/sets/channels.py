@@ -66,8 +66,8 @@ def pixels_of(
         owner: the tile, for messages.
 
     Returns:
-        Shape (C, H, W), float32, a copy; invalid pixels are NaN. None where the sensor is absent: the sample lacks an
-        optional key, or no pixel is valid.
+        Shape (C, H, W), float32, a new array; invalid pixels are NaN. None where the sensor is absent: the sample lacks
+        an optional key, or no pixel is valid.
 
     Raises:
         MapexError: the sample lacks the key, or has other axes or another number of channels.
@@ -76,7 +76,7 @@ def pixels_of(
         if channels.optional:
             return None
         raise unknown("key", channels.key, _arrays(sample), "Name one of them as the sensor's key", f"in {owner}")
-    stored = np.asarray(sample[channels.key]).astype(np.float32)
+    stored = np.asarray(sample[channels.key]).astype(np.float32, copy=False)
     if channels.date is not None:
         if stored.ndim != 4 or not -len(stored) <= channels.date < len(stored):
             raise MapexError(

@@ -64,54 +64,15 @@ def opened(name: str, folder: Path, arguments: Mapping[str, Any]) -> Any:
         arguments: of its constructor.
 
     Raises:
-        MapexError: an argument is unknown or refused, or the files are not there, cannot be fetched or are damaged.
+        MapexError: an argument is unknown or refused, the files are not there, cannot be fetched or are damaged, or
+            Python is too old to unpack safely.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise MapexError("torchgeo's archives are unpacked safely from Python 3.11.4 on; use that or a newer one.")
     kind = kind_of(name)
-    taken = inspect.signature(kind).parameters
-    allowed = arguments_of(kind)
-    for word in arguments:
-        if word not in allowed:
-            raise unknown("argument", word, allowed, where=f"of torchgeo's {name}")
-    settings: dict[str, Any] = {"root" if "root" in taken else "paths": str(folder)}
-    for word, value in arguments.items():
-        if isinstance(taken[word].default, bool) and not isinstance(value, bool):
-            raise MapexError(f"The argument {word} of torchgeo's {name} is true or false; found {value!r}.")
-        # YAML reads the version 2 as a number where the constructor wants a word.
-        settings[word] = str(value) if isinstance(taken[word].default, str) else value
-    if "checksum" in taken:
-        settings.setdefault("checksum", bool(arguments.get("download")))
-    if "cache" in taken:
-        settings.setdefault("cache", False)  # open files are not for the processes that readers are forked into
-    errors = _imported("torchgeo.datasets.errors")
-    try:
-        with _archives_stay_inside(), chance(name):
-            return kind(**settings)
-    except errors.DatasetNotFoundError as error:
-        raise MapexError(
-            f"torchgeo finds no {name} in {folder.absolute()}. {_remedy(name, 'download' in allowed)}"
-        ) from error
-    except errors.DependencyNotFoundError as error:
-        raise MapexError(f"torchgeo's {name} needs another package: {_sentence(error)}") from error
-    except tarfile.FilterError as error:
-        raise MapexError(
-            f"An archive of {name} in {folder.absolute()} wants to write outside of it ({_sentence(error)}) Nothing of "
-            "that was written: delete the archive and fetch it again from its authors."
-        ) from error
-    except URLError as error:
-        raise MapexError(
-            f"torchgeo cannot fetch {name} to {folder.absolute()}: {_sentence(error)} Check the connection, or fetch "
-            "it by hand: the page of the data set in torchgeo's documentation says from where."
-        ) from error
-    except Exception as error:  # each data set raises what its author chose
-        if "corrupt" in str(error).lower():
-            raise MapexError(
-                f"A file of {name} in {folder.absolute()} is not what torchgeo's checksum says: {_sentence(error)} "
-                "Delete it and fetch it again."
-            ) from error
-        raise MapexError(
-            f"torchgeo cannot open {name} in {folder.absolute()} with {dict(arguments)}: {_sentence(error)} "
-            "See its page in torchgeo's documentation for arguments and layout."
-        ) from error
+    settings = _settings(kind, folder, arguments)
+    with _in_sentences(kind, folder, arguments), _archives_stay_inside(), chance(name):
+        return kind(**settings)
 
 
 def listed_labels(dataset: Any) -> list[int] | None:
@@ -184,6 +145,62 @@ def chance(seed: str) -> Iterator[None]:
         np.random.set_state(theirs)
 
 
+def _settings(kind: type[Any], folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a constructor is called with."""
+    name, taken, allowed = kind.__name__, inspect.signature(kind).parameters, arguments_of(kind)
+    settings: dict[str, Any] = {"root" if "root" in taken else "paths": str(folder)}
+    for word, value in arguments.items():
+        if word not in allowed:
+            raise unknown("argument", word, allowed, where=f"of torchgeo's {name}")
+        if isinstance(taken[word].default, bool) and not isinstance(value, bool):
+            raise MapexError(f"The argument {word} of torchgeo's {name} is true or false; found {value!r}.")
+        # YAML reads the version 2 as a number where the constructor wants a word.
+        settings[word] = str(value) if isinstance(taken[word].default, str) else value
+    if "checksum" in taken:
+        settings.setdefault("checksum", bool(arguments.get("download")))
+    if "cache" in taken:
+        settings.setdefault("cache", False)  # open files are not for the processes that readers are forked into
+    return settings
+
+
+@contextmanager
+def _in_sentences(kind: type[Any], folder: Path, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """What a constructor raises, as a sentence with a way out."""
+    name, place, errors = kind.__name__, folder.absolute(), _imported("torchgeo.datasets.errors")
+    try:
+        yield
+    except errors.DatasetNotFoundError as error:
+        fetch = (
+            "let torchgeo fetch it with arguments: {download: true}" if "download" in arguments_of(kind) else "fetch it"
+        )
+        raise MapexError(
+            f"torchgeo finds no {name} in {place}. Give its folder as root, or {fetch}; the page of {name} in torchgeo's "
+            "documentation says what it must hold."
+        ) from error
+    except errors.DependencyNotFoundError as error:
+        raise MapexError(f"torchgeo's {name} needs another package: {_sentence(error)}") from error
+    except tarfile.FilterError as error:
+        raise MapexError(
+            f"An archive of {name} wants to write outside of {place} and was stopped: {_sentence(error)} Delete it and "
+            "fetch it from its authors."
+        ) from error
+    except URLError as error:
+        raise MapexError(
+            f"torchgeo cannot fetch {name} to {place}: {_sentence(error)} Check the connection, or fetch it by hand: its "
+            "page in torchgeo's documentation says from where."
+        ) from error
+    except Exception as error:  # each data set raises what its author chose
+        if "corrupt" in str(error).lower():
+            raise MapexError(
+                f"A file of {name} in {place} is not what torchgeo's checksum says: {_sentence(error)} Delete it and "
+                "fetch it again."
+            ) from error
+        raise MapexError(
+            f"torchgeo cannot open {name} in {place} with {dict(arguments)}: {_sentence(error)} Its page in torchgeo's "
+            "documentation says which arguments and files it takes."
+        ) from error
+
+
 @contextmanager
 def _archives_stay_inside() -> Iterator[None]:
     """Tar files are unpacked by Python's filter ``data``; torchgeo and torchvision name none, and Python trusts all.
@@ -205,13 +222,6 @@ def _is_data_set(kind: Any, datasets: Any) -> bool:
         and not inspect.isabstract(kind)
         and bool({"root", "paths"} & set(inspect.signature(kind).parameters))
         and kind.__name__ not in UNSAFE
-    )
-
-
-def _remedy(name: str, can_fetch: bool) -> str:
-    fetch = "let torchgeo fetch it with arguments: {download: true}" if can_fetch else "fetch it"
-    return (
-        f"Give its folder as root, or {fetch}; the page of {name} in torchgeo's documentation says what it must hold."
     )
 
 
