@@ -174,7 +174,7 @@ def _in_sentences(kind: type[Any], folder: Path, arguments: Mapping[str, Any]) -
             "let torchgeo fetch it with arguments: {download: true}" if "download" in arguments_of(kind) else "fetch it"
         )
         raise MapexError(
-            f"torchgeo finds no {name} in {place}. Give its folder as root, or {fetch}; the page of {name} in torchgeo's "
+            f"torchgeo finds no {name} in {place}. Give its folder as root, or {fetch}; its page in torchgeo's "
             "documentation says what it must hold."
         ) from error
     except errors.DependencyNotFoundError as error:
@@ -186,8 +186,8 @@ def _in_sentences(kind: type[Any], folder: Path, arguments: Mapping[str, Any]) -
         ) from error
     except URLError as error:
         raise MapexError(
-            f"torchgeo cannot fetch {name} to {place}: {_sentence(error)} Check the connection, or fetch it by hand: its "
-            "page in torchgeo's documentation says from where."
+            f"torchgeo cannot fetch {name} to {place}: {_sentence(error)} Check the connection, or fetch it by hand: "
+            "its page in torchgeo's documentation says from where."
         ) from error
     except Exception as error:  # each data set raises what its author chose
         if "corrupt" in str(error).lower():
