@@ -289,7 +289,7 @@ class TileData(LightningDataModule):
         )
         sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
-        # Only training is resumed within an epoch; and for prediction Lightning makes a loader anew, which must be plain.
+        # Only training is resumed within an epoch; for prediction Lightning makes the loader anew, so it must be plain.
         kind = functools.partial(EpochLoader, given=self._given) if shuffle else DataLoader
         return kind(
             dataset=cuts,
