@@ -261,17 +261,18 @@ class TileData(LightningDataModule):
         )
         sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
-        return EpochLoader(
-            sampler,
-            size,
-            self._given,
+        loader = EpochLoader(
             dataset=cuts,
+            batch_size=size,
+            sampler=sampler,
             num_workers=self.workers,
             collate_fn=functools.partial(_batch, self.modalities, self.extent, self.labelled),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+        loader.given = self._given
+        return loader
 
     def _epoch(self) -> int:
         """The epoch a run begins with; the workers of a resumed one begin to read before Lightning says which it is."""
