@@ -1,8 +1,23 @@
 """Data sets: one file for each that is published, one for anyone's own tiles, one for scenes made on the fly."""
 
 from mapex_lightning.data.sets.bigearthnet import BigEarthNet
+from mapex_lightning.data.sets.burnscars import BurnScars
+from mapex_lightning.data.sets.cabuar import CaBuAr
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.folder import Folder
+from mapex_lightning.data.sets.ombria import Ombria
+from mapex_lightning.data.sets.sen1floods11 import Sen1Floods11
+from mapex_lightning.data.sets.sen12flood import Sen12Flood
 from mapex_lightning.data.sets.synthetic import Synthetic
 
-__all__ = ["BigEarthNet", "EuroSAT", "Folder", "Synthetic"]
+__all__ = [
+    "BigEarthNet",
+    "BurnScars",
+    "CaBuAr",
+    "EuroSAT",
+    "Folder",
+    "Ombria",
+    "Sen1Floods11",
+    "Sen12Flood",
+    "Synthetic",
+]
