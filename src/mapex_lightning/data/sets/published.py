@@ -80,7 +80,7 @@ class Published(TileSet):
         self.require = tuple(require or ())
 
     @abstractmethod
-    def listed(self) -> dict[str, Entry]:
+    def listed(self) -> Mapping[str, Entry]:
         """The tiles that lie below the root, by id, in an order that never changes; none where nothing is there.
 
         Raises:
@@ -151,7 +151,7 @@ class Published(TileSet):
         return next((place for place in places if place is not None), None)
 
     @cached_property
-    def _entries(self) -> dict[str, Entry]:
+    def _entries(self) -> Mapping[str, Entry]:
         return self.listed()
 
     def _entry(self, key: str) -> Entry:
@@ -177,17 +177,36 @@ class Published(TileSet):
 
     def _mask(self, path: Path | hdf5.Layer) -> np.ndarray:
         """Class indexes (H, W) int64, `IGNORED` where nothing counts."""
+        codes = self.codes or {index: index for index in range(len(self.classes))}
         stored = raster.read_mask(path) if isinstance(path, Path) else hdf5.read(path)[0]
-        codes = {IGNORED: IGNORED, **(self.codes or {index: index for index in range(len(self.classes))})}
-        values, at = np.unique(stored, return_inverse=True)
-        for value in values:
-            if int(value) not in codes:
-                raise MapexError(
-                    f"Mask {path} holds {value}, which is no value of a class of {self.title}. "
-                    f"Known: {', '.join(map(str, sorted(codes)))}. Fetch or unpack it again."
-                )
-        mask: np.ndarray = np.array([codes[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
-        return mask
+        return recoded(stored, codes, f"Mask {path}", self.title)
+
+
+def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str) -> np.ndarray:
+    """Class indexes out of the values that a mask holds.
+
+    Args:
+        stored: whole numbers of shape (H, W).
+        codes: the class index of each value; `IGNORED` stays what it is.
+        named: how a message calls the mask.
+        title: the data set, for the message.
+
+    Returns:
+        Shape (H, W), int64.
+
+    Raises:
+        MapexError: the mask holds a value that has no class.
+    """
+    values, at = np.unique(stored, return_inverse=True)
+    known = {IGNORED: IGNORED, **codes}
+    for value in values:
+        if int(value) not in known:
+            raise MapexError(
+                f"{named} holds {value}, which is no value of a class of {title}. "
+                f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
+            )
+    mask: np.ndarray = np.array([known[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
+    return mask
 
 
 def share_of(name: str, seed: int = 0) -> float:
@@ -222,7 +241,7 @@ def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
                 f"({', '.join(sensor.bands)}). Fetch it again."
             )
         return pixels[[sensor.bands.index(band) for band in bands]].astype(np.float32)
-    return raster.read_together({band: stored[band] for band in bands})
+    return raster.read_together({band: stored[band] for band in bands}, sensor.side)
 
 
 def _a_raster(stored: Stored) -> Path | None:

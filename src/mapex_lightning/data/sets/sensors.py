@@ -17,6 +17,8 @@ class Sensor(NamedTuple):
         unit: what a stored value is, in the words of `Modality.unit`.
         gsd: metres per pixel of the grid on which tiles are handed over.
         nodata: the stored value of invalid pixels, where the files do not declare it.
+        side: rows and columns of that grid, where each band lies in a file of its own and some are coarser; None is
+            the grid of the finest band that is asked for.
         blank: the value that all bands of a pixel hold where there is no data; one band alone may measure it, as the
             short-wave infrared measures 0 over water.
         power: whether the files hold backscatter as power; it is handed over in dB.
@@ -27,6 +29,7 @@ class Sensor(NamedTuple):
     unit: str
     gsd: float
     nodata: float | None = None
+    side: int | None = None
     blank: float | None = None
     power: bool = False
     described: tuple[str, ...] = ()
