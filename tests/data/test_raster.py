@@ -96,6 +96,24 @@ def test_nodata_is_nan_and_nothing_else_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raster.read(path, ["a"], ["a"])[0], [[0, 7], [np.nan, 1]])
 
 
+def test_what_a_companion_file_says_is_heeded(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "picture.png", np.array([[[0, 7], [9, 1]]], dtype=np.uint8)
+    profile = {"count": 1, "height": 2, "width": 2, "dtype": "uint8", "nodata": 9, "crs": PLACE.crs}
+    with rasterio.open(path, "w", driver="PNG", transform=rasterio.Affine(*PLACE.transform), **profile) as target:
+        target.write(pixels)
+        target.descriptions = ("grey",)
+    assert path.with_name("picture.png.aux.xml").exists()
+    np.testing.assert_array_equal(raster.read(path, ["grey"])[0], [[0, 7], [np.nan, 1]])
+    assert raster.georeference(path) == PLACE
+
+
+def test_pixels_alone_are_those_of_the_whole_reading(path: Path, image: np.ndarray) -> None:
+    window = Window(2, 1, 3, 4)
+    whole, alone = (how(path, ["blue", "red"], window=window) for how in (raster.read, raster.pixels))
+    np.testing.assert_array_equal(whole, alone)
+    assert alone.dtype == np.float32
+
+
 def test_nan_stays_nan(tmp_path: Path, image: np.ndarray) -> None:
     image[1, 2, 3] = np.nan
     raster.write(tmp_path / "nan.tif", image, ["a", "b", "c"])

@@ -25,6 +25,9 @@ from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
 from mapex_lightning.tiles import IGNORED
 
+_OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+"""For GDAL: look for a file's companions by name, and do not list its folder, which may hold thousands, for each."""
+
 
 def read(
     path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
@@ -50,14 +53,29 @@ def read(
     """
     with _opened(path) as source:
         indexes = _indexes(path, source.descriptions, names, bands)
-        pixels = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+        read = _filled(path, source, indexes, bands, window)
         attributes = {
             "crs": source.crs.to_wkt() if source.crs else "",
             "transform": _shifted(source.transform, window),
             "scales": tuple(source.scales[index - 1] for index in indexes),
             "offsets": tuple(source.offsets[index - 1] for index in indexes),
         }
-    return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+    return xarray.DataArray(read, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+
+
+def pixels(
+    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
+) -> np.ndarray:
+    """The values of `read` alone: labels for its axes take as long to make as a small raster to read.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: as for `read`.
+    """
+    with _opened(path) as source:
+        return _filled(path, source, _indexes(path, source.descriptions, names, bands), bands, window)
 
 
 def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndarray:
@@ -84,8 +102,8 @@ def _only_band(path: Path, band: str) -> np.ndarray:
             raise MapexError(
                 f"{path} must hold band {band} alone; found {source.count} bands. Fetch or unpack it again."
             )
-        pixels: np.ndarray = np.ma.filled(_pixels(path, source, [1], [band], None)[0].astype(np.float32), np.nan)
-        return pixels
+        (pixels,) = _filled(path, source, [1], [band], None)
+        return np.asarray(pixels)
 
 
 def read_warped(files: Mapping[str, Path], onto: Path, nodata: float | None = None) -> np.ndarray:
@@ -217,7 +235,7 @@ def _opened(path: Path) -> Iterator[DatasetReader]:
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
     try:
-        with _ungeoreferenced_is_fine(), _watched() as lost:
+        with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
             source = rasterio.open(path)
     except RasterioError as error:
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
@@ -277,6 +295,14 @@ def _pixels(
             "Fetch or unpack it again."
         ) from error
     return pixels
+
+
+def _filled(
+    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None
+) -> np.ndarray:
+    """Reads (C, H, W) float32 with NaN where pixels are invalid."""
+    filled: np.ndarray = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+    return filled
 
 
 def _shifted(transform: Affine, window: Window | None) -> tuple[float, ...]:

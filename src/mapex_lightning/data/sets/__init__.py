@@ -7,6 +7,7 @@ from mapex_lightning.data.sets.cabuar import CaBuAr
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.sets.ombria import Ombria
+from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.sets.sen1floods11 import Sen1Floods11
 from mapex_lightning.data.sets.sen12flood import Sen12Flood
 from mapex_lightning.data.sets.ssl4eo import SSL4EOShards
@@ -22,6 +23,7 @@ __all__ = [
     "EuroSAT",
     "Folder",
     "Ombria",
+    "Packed",
     "SSL4EOShards",
     "Sen1Floods11",
     "Sen12Flood",

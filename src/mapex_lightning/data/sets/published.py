@@ -230,7 +230,7 @@ def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
     """Bands (C, H, W) float32 as they are stored."""
     if isinstance(stored, Path):
         names = sensor.described or sensor.bands
-        return raster.read(stored, [names[sensor.bands.index(band)] for band in bands], names).to_numpy()
+        return raster.pixels(stored, [names[sensor.bands.index(band)] for band in bands], names)
     if isinstance(stored, Warped):
         return raster.read_warped({band: stored.files[band] for band in bands}, stored.onto, sensor.nodata)
     if isinstance(stored, hdf5.Layer):
