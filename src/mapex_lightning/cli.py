@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -28,6 +28,7 @@ from mapex_lightning.files import write_whole
 from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
+    Bar,
     Pictures,
     PlainProgress,
     Predictions,
@@ -220,7 +221,7 @@ class MapexCLI(LightningCLI):
             save_last=True,
             enable_version_counter=False,
         )
-        progress = RichProgressBar() if sys.stdout.isatty() else PlainProgress(throughput)
+        progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
         return [throughput, progress, Pictures(self.folder / "pictures"), *rates, checkpoints]
 
@@ -243,8 +244,16 @@ def _say(sentence: str) -> None:
         print(sentence, flush=True)
 
 
-def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> MapexCLI:
+def build(
+    command: str, words: Sequence[str], prune: dict[str, Any] | None = None, kind: type[MapexCLI] = MapexCLI
+) -> MapexCLI:
     """Parses settings and builds what they describe.
+
+    Args:
+        command: the command.
+        words: the settings.
+        prune: see `MapexCLI`.
+        kind: what builds.
 
     Raises:
         MapexError: a setting is unknown or cannot be used.
@@ -256,7 +265,7 @@ def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = Non
     if command != "prune" and not {"--help", *CONFIG} & {word.split("=")[0] for word in words}:
         raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
     try:
-        return MapexCLI(command, words, prune)
+        return kind(command, words, prune)
     except (ArgumentError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, MapexError):
@@ -266,6 +275,34 @@ def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = Non
         if isinstance(error, ArgumentError):
             raise _sentence(error) from error
         raise
+
+
+class _DataAlone(MapexCLI):
+    """Reads the whole config, so that a mistyped setting is found, and builds the data without model and Trainer."""
+
+    def before_instantiate_classes(self) -> None:
+        """There is neither a checkpoint nor a run folder."""
+
+    def instantiate_classes(self) -> None:
+        """Builds the data."""
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(TileData, "data")
+        self.datamodule = parser.instantiate_classes(Namespace(data=self.config.data)).data
+
+
+def data_of(command: str, words: Sequence[str]) -> TileData:
+    """The data that a config describes.
+
+    Args:
+        command: who asks, for messages.
+        words: config and settings.
+
+    Raises:
+        MapexError: a setting is unknown or cannot be used.
+    """
+    data = build(command, words, kind=_DataAlone).datamodule
+    assert isinstance(data, TileData)
+    return data
 
 
 def _trust(words: list[str]) -> list[str]:
