@@ -15,7 +15,7 @@ from mapex_lightning.cli import packaged_configs
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import PRESETS, preset
 from mapex_lightning.model.encoder import Encoder
-from tests import torchgeo_files
+from tests import layouts, torchgeo_files
 from tests.sharding import write_set
 
 LIMITS = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
@@ -38,6 +38,15 @@ REAL = {
     "bigearthnet": ["--config", "bigearthnet.yaml"],
 }
 """Configs that need real tiles."""
+
+WRITTEN = {
+    "burnscars": layouts.burnscars,
+    "cabuar": layouts.cabuar,
+    "ombria": layouts.ombria,
+    "sen1floods11": layouts.sen1floods11,
+    "sen12flood": layouts.sen12flood,
+}
+"""Configs of published sets, and what writes a few tiny tiles in their layouts."""
 
 ELSEWHERE = {"ddp", "benge", "base", "large"}
 """Run by tests/train/test_ddp.py; by tests/data/sets/test_benge.py; too large to train in a test, see below."""
@@ -69,7 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_config_is_run_somewhere() -> None:
-    somewhere = {*RUNS, *REAL, *SHARDED, *TORCHGEO, *ELSEWHERE}
+    somewhere = {*RUNS, *REAL, *WRITTEN, *SHARDED, *TORCHGEO, *ELSEWHERE}
     assert {file.stem for file in packaged_configs().glob("*.yaml")} == somewhere
 
 
@@ -89,6 +98,16 @@ def test_a_config_runs_on_real_tiles(words: list[str], folder: Path, shared_data
         eurosat = [f"{{class_path: EuroSAT, init_args: {{require: [{name}]}}}}" for name in ("s2", "rgb")]
         rest += ["--data.sets", f"[{', '.join([ben, *eurosat])}]"]
     assert main(["fit", *words, *rest, *LIMITS]) == 0
+
+
+@pytest.mark.parametrize(("name", "write"), WRITTEN.items(), ids=WRITTEN)
+def test_a_config_runs_on_tiles_in_the_published_layout(name: str, write: Callable[[Path], None], folder: Path) -> None:
+    write(folder / "tiles")
+    config = yaml.safe_load((packaged_configs() / f"{name}.yaml").read_text())
+    sensors = modalities(config["data"]["modalities"])
+    save(Encoder(preset("nano", sensors)), folder / "runs" / "earlier" / "pruned.ckpt")
+    words = ["--config", f"{name}.yaml", "--data.root", "tiles", "--data.size", "32", *LIMITS]
+    assert main(["fit", *words]) == 0
 
 
 @pytest.mark.parametrize("name", SHARDED)

@@ -276,7 +276,7 @@ class TileData(LightningDataModule):
     def _cuts(self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float) -> Cuts:
         return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
 
-    def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> DataLoader[Tile]:
+    def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> EpochLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(
             members.shards,
@@ -289,18 +289,18 @@ class TileData(LightningDataModule):
         )
         sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
-        # Only training is resumed within an epoch; for prediction Lightning makes the loader anew, so it must be plain.
-        kind = functools.partial(EpochLoader, given=self._given) if shuffle else DataLoader
-        return kind(
+        loader = EpochLoader(
             dataset=cuts,
-            sampler=sampler,
             batch_size=size,
+            sampler=sampler,
             num_workers=self.workers,
             collate_fn=functools.partial(_batch, self.modalities, self.extent, self.labelled),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+        loader.given = self._given
+        return loader
 
     def _epoch(self) -> int:
         """The epoch a run begins with; the workers of a resumed one begin to read before Lightning says which it is."""
