@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,10 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mapex_lightning.cli import MapexCLI, build, sentence_of
 from mapex_lightning.data.examination import Finding, check_sums, examine
-from mapex_lightning.data.module import BadTileWarning, TileData
+from mapex_lightning.data.module import TileData
 from mapex_lightning.data.statistics import Statistics, measure
 from mapex_lightning.errors import MapexError
-from mapex_lightning.info import in_megabytes
 from mapex_lightning.modality import Modality
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.train.base import MapexModule
@@ -115,9 +113,7 @@ def _model(patient: Patient) -> Iterator[Finding]:
         return
     assert isinstance(patient.model, MapexModule)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BadTileWarning)  # said where the tiles are looked at
-            found = rehearse(patient.model, patient.datamodule, **patient.settings())
+        found = rehearse(patient.model, patient.datamodule, **patient.settings())
     except MapexError as error:
         yield Finding("wrong", "step", f"A step of training is not possible. {error}", "Mend this first.")
         return
@@ -150,21 +146,26 @@ def memory(found: Rehearsal, batch: int, free: int | None) -> Finding:
     """
     need = found.memory.of(batch)
     told = (
-        f"About {in_megabytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: "
-        f"weights {in_megabytes(found.memory.parameters)}, gradients {in_megabytes(found.memory.gradients)}, optimiser "
-        f"{in_megabytes(found.memory.optimiser)}, each tile {in_megabytes(found.memory.per_tile)})"
+        f"About {_bytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: "
+        f"weights {_bytes(found.memory.parameters)}, gradients {_bytes(found.memory.gradients)}, optimiser "
+        f"{_bytes(found.memory.optimiser)}, each tile {_bytes(found.memory.per_tile)})"
     )
     if free is None:
         return Finding("ok", "memory", f"{told}.")
     if need <= ROOM * free:
-        return Finding("ok", "memory", f"{told}; {in_megabytes(free)} are free on {found.device.type}.")
+        return Finding("ok", "memory", f"{told}; {_bytes(free)} are free on {found.device.type}.")
     fits = found.memory.most_tiles(int(ROOM * free))
     remedy = (
         f"Lower data.batch_size to {fits} or less and raise trainer.accumulate_grad_batches, or take a smaller encoder."
         if fits
         else "Take a smaller encoder, or train on a larger device."
     )
-    return Finding("look", "memory", f"{told}; only {in_megabytes(free)} are free on {found.device.type}.", remedy)
+    return Finding("look", "memory", f"{told}; only {_bytes(free)} are free on {found.device.type}.", remedy)
+
+
+def _bytes(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 def _free(device: torch.device) -> int | None:

@@ -52,7 +52,7 @@ def run(words: Sequence[str]) -> None:
             print(f"\n{_table(statistics, unread)}", flush=True)
     wrong = [finding for finding in found if finding.mark == "wrong"]
     if wrong:
-        raise MapexError(f"{len(wrong)} of {len(found)} findings are wrong, the first: {wrong[0].sentence}")
+        raise MapexError(f"{wrong[0].check}: {wrong[0].sentence} (wrong: {len(wrong)} of {len(found)} findings)")
 
 
 def _table(statistics: Sequence[tuple[Modality, Statistics]], unread: Sequence[str]) -> str:

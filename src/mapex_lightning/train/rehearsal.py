@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from mapex_lightning.data.module import TileData
+from mapex_lightning.data.module import BadTileWarning, TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.train.base import MapexModule, tiles_of
 
@@ -23,7 +24,10 @@ TILES = 8
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a training step takes; an estimate, without what operations need for a moment.
+    """Bytes that a training step takes at its worst moment, as an estimate.
+
+    What operations need for a moment is left out, and what is freed during the backward pass before all gradients are
+    there is counted. So the true peak is 0.7 to 1.25 times the estimate, by `tests/train/test_rehearsal.py`.
 
     Args:
         parameters: weights and other stored numbers of the model.
@@ -145,7 +149,9 @@ def rehearse(model: MapexModule, data: TileData, **settings: Any) -> Rehearsal:
         log_every_n_steps=1,
     )
     try:
-        trainer.fit(model, datamodule=data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BadTileWarning)  # whether tiles can be read is asked elsewhere
+            trainer.fit(model, datamodule=data)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         line = str(error).strip().splitlines()
         raise MapexError(f"A training step fails: {type(error).__name__}: {line[0] if line else ''}") from error

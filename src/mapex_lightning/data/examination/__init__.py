@@ -21,7 +21,7 @@ from mapex_lightning.modality import Modality
 
 __all__ = ["Finding", "Mark", "check_sums", "examine"]
 
-SECONDS = 24.0
+SECONDS = 16.0
 """About how long reading may take, all sets and splits together."""
 
 SUSPICIOUS = 0.05
@@ -213,7 +213,7 @@ def _size(owner: str, samples: Sequence[Sample], offered: Sequence[Modality], ex
     """Rows and columns, beside what the config crops to."""
     shapes = {m.name: sum((s.shapes.get(m.name, Counter()) for s in samples), Counter()) for m in offered}
     told = ", ".join(
-        f"{name} {' or '.join(f'{rows} x {columns}' for rows, columns in list(its)[:2])}"
+        f"{name} {' or '.join(f'{rows} x {columns}' for rows, columns in sorted(its)[:2])}"
         f"{' and others' if len(its) > 2 else ''}"
         for name, its in shapes.items()
         if its

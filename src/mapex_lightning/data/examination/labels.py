@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mapex_lightning.data.examination.findings import Finding, counted, some
+from mapex_lightning.data.examination.findings import Finding, some
 from mapex_lightning.data.examination.sample import Fault, Sample
 from mapex_lightning.data.tileset import Split
 from mapex_lightning.tiles import IGNORED, Target
@@ -38,14 +38,14 @@ def labels(samples: Sequence[Sample], owner: str, *, wanted: bool) -> Iterator[F
         yield Finding(
             "wrong",
             "labels",
-            f"{owner}: {counted(len(faults), 'label')} of {total:,} cannot be used: {faults[0].sentence}",
+            f"{owner}: {len(faults):,} of {total:,} labels cannot be used: {faults[0].sentence}",
             "Correct these labels, or the list of classes.",
         )
     if bare and len(bare) < total:
         yield Finding(
             "wrong",
             "labels",
-            f"{owner}: {counted(len(bare), 'tile')} of {total:,} have no label, and others have: {some(bare)}.",
+            f"{owner}: {len(bare):,} of {total:,} tiles have no label, and others have: {some(bare)}.",
             "Label them or leave them out; for pre-training leave the label empty in all rows.",
         )
     elif bare and wanted:
@@ -121,12 +121,9 @@ def _classes(
             "Look at the figures per class rather than at accuracy, and collect more of the rare class if you can.",
         )
     if clean:
-        low, high = (f"{value:,.0f}" for value in (train.min(), train.max())) if "train" in counts else ("0", "0")
-        yield Finding(
-            "ok",
-            "classes",
-            f"{owner}: {len(classes)} classes, {low} to {high} {what} each in train ({basis}).",
-        )
+        low, high = f"{train.min():,.0f}", f"{train.max():,.0f}"
+        each = f"{low if low == high else f'{low} to {high}'} {what} each in train" if "train" in counts else "no train"
+        yield Finding("ok", "classes", f"{owner}: {len(classes)} classes, {each} ({basis}).")
 
 
 def _occur(names: Sequence[str]) -> str:
