@@ -99,9 +99,9 @@ class Folder(TileSet):
         self._columns(modalities)
         here = [modality for modality in modalities if modality.name in files]
         images = {one.name: raster.read(self._path(files[one.name]), one.bands, one.bands) for one in here}
+        self._check_ground(key, images)
         for modality in here:
             self._check_pixels(key, modality, images[modality.name])
-        self._check_ground(key, images)
         return Tile(key, {name: image.to_numpy() for name, image in images.items()}, self.label(key))
 
     def label(self, key: str) -> Target | None:
