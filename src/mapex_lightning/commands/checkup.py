@@ -170,10 +170,11 @@ def memory(found: Rehearsal, batch: int, left: int | None) -> Finding:
         left: bytes that are free on the device; None where that cannot be told.
     """
     need = found.memory.of(batch)
+    parts = found.memory
     told = (
-        f"About {_bytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: "
-        f"weights {_bytes(found.memory.parameters)}, gradients {_bytes(found.memory.gradients)}, optimiser "
-        f"{_bytes(found.memory.optimiser)}, each tile {_bytes(found.memory.per_tile)})"
+        f"About {_bytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: weights "
+        f"{_bytes(parts.parameters)}, gradients {_bytes(parts.gradients)}, optimiser {_bytes(parts.optimiser)}, kept "
+        f"for the backward pass {_bytes(parts.fixed)} and {_bytes(parts.per_tile)} a tile)"
     )
     if left is None:
         return Finding("ok", "memory", f"{told}.")
