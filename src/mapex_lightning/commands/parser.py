@@ -13,10 +13,13 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         command: the command's name.
+        checkpoint: whether it is about a checkpoint, and may be given the tiles of a config.
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, checkpoint: bool = True) -> None:
         super().__init__(f"mapex {command}", add_help=False, allow_abbrev=False)
+        if not checkpoint:
+            return
         self.add_argument("--ckpt", required=True)
         self.add_argument("--config", "-c", action="append", default=[])
 
