@@ -9,6 +9,7 @@ import pytest
 from rasterio.warp import transform_bounds
 
 from mapex_lightning.data.grid import Grid
+from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.data.tiling import Spot, Tiling, reference, utm_of
 from mapex_lightning.errors import MapexError
 from tests import scenes
@@ -60,7 +61,7 @@ def test_another_seed_is_another_split() -> None:
 
 def test_shares_are_met_over_many_blocks() -> None:
     found = [spot.split for spot in spots(plan(scenes.grid(10.0, 2000), block=1))]
-    for split, share in zip(("train", "val", "test"), THIRDS, strict=True):
+    for split, share in zip(SPLITS, THIRDS, strict=True):
         assert found.count(split) / len(found) == pytest.approx(share, abs=0.02)
 
 
@@ -73,7 +74,7 @@ def test_overlapping_tiles_of_different_splits_share_no_pixel() -> None:
 
 
 def test_an_empty_split_is_refused_before_anything_is_cut() -> None:
-    with pytest.raises(MapexError, match="No tile falls to .* --block"):
+    with pytest.raises(MapexError, match=r"No tile falls to .* --block"):
         plan(scenes.grid(side=60), block=50).rows()
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform, transform_bounds
 
 from mapex_lightning.data.grid import Grid, name_of, parsed
@@ -154,7 +154,7 @@ def _covering(grid: Grid, gsd: float, crs: str) -> Grid:
     try:
         target = CRS.from_string(crs)
         left, bottom, right, top = transform_bounds(parsed(grid.crs), target, *grid.bounds)
-    except RasterioError as error:
+    except (CRSError, RasterioError) as error:
         raise MapexError(f"--crs {crs} cannot be used ({error}). Give one such as {utm_of(grid)}.") from error
     if not target.is_projected:
         raise MapexError(
