@@ -29,7 +29,7 @@ SIZE = ["--size", "16", "--block", "1"]
 
 
 def uneven(east: np.ndarray, north: np.ndarray) -> np.ndarray:
-    return scenes.ramp(east, north) + 3 * np.sin(east / 30) * np.cos(north / 20)
+    return np.asarray(scenes.ramp(east, north) + 3 * np.sin(east / 30) * np.cos(north / 20))
 
 
 def classes(east: np.ndarray, north: np.ndarray) -> np.ndarray:
