@@ -141,6 +141,44 @@ def write_mask(path: Path, mask: np.ndarray, place: GeoReference | None = None) 
     _write(path, mask[None].astype(np.int16), ["class"], place, IGNORED)
 
 
+def open_raster(path: Path) -> DatasetReader:
+    """Opens a raster, for its header or for several windows; whoever opens it closes it.
+
+    Raises:
+        MapexError: the file is missing, damaged or no raster.
+    """
+    if not path.exists():
+        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
+    if path.is_dir():
+        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
+    try:
+        with _ungeoreferenced_is_fine():
+            return rasterio.open(path)
+    except RasterioError as error:
+        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
+
+
+def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window: Window | None = None) -> np.ndarray:
+    """Reads a window of an open raster.
+
+    Args:
+        path: its path, for messages.
+        source: the open raster.
+        indexes: C bands by their 1-based positions.
+        window: the part to read; None is the whole raster.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: the raster is damaged, or ends before the window does.
+    """
+    names = [source.descriptions[index - 1] or str(index) for index in indexes]
+    pixels = _pixels(path, source, indexes, names, window).astype(np.float32)
+    filled: np.ndarray = np.ma.filled(pixels, np.nan)
+    return filled
+
+
 @contextmanager
 def _ungeoreferenced_is_fine() -> Iterator[None]:
     """Photographs have no georeference; that is a fact about them and not worth a warning."""
@@ -151,17 +189,7 @@ def _ungeoreferenced_is_fine() -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[DatasetReader]:
-    """Opens a raster; what cannot be opened is named in one sentence."""
-    if not path.exists():
-        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
-    if path.is_dir():
-        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
-    try:
-        with _ungeoreferenced_is_fine():
-            source = rasterio.open(path)
-    except RasterioError as error:
-        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
-    with source:
+    with open_raster(path) as source:
         yield source
 
 
