@@ -60,7 +60,7 @@ class Plan:
         """
         if not 0 < stride <= side or stride % unit:
             raise MapexError(
-                f"Windows of {side} cells need a stride from {unit} to {side} that is a multiple of {unit}; found {stride}."
+                f"Windows of {side} cells need a stride from {unit} to {side}, a multiple of {unit}; found {stride}."
             )
         return cls(height, width, side, *(_starts(length, side, stride, unit) for length in (height, width)))
 
