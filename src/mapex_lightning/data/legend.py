@@ -19,13 +19,15 @@ _SAFE = ((0, 158, 115), (230, 159, 0), (0, 114, 178), (213, 94, 0), (86, 180, 23
 _GOLDEN = 0.618034
 """Hues that are this share of the circle apart never come close to each other."""
 
+_SHADES = (0.25, 0.6, 0.8, 0.42)
+"""Lightness, in turns, of the classes beyond."""
+
 
 def colour(index: int) -> tuple[int, int, int]:
     """The colour of a class, red, green and blue from 0 to 255; always the same for the same index."""
     if index < len(_SAFE):
         return _SAFE[index]
-    shade = (0.45, 0.75, 0.6)[index % 3]
-    red, green, blue = colorsys.hls_to_rgb(index * _GOLDEN % 1, shade, 0.6)
+    red, green, blue = colorsys.hls_to_rgb(index * _GOLDEN % 1, _SHADES[index % len(_SHADES)], 0.9)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 

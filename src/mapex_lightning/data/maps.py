@@ -27,6 +27,9 @@ from mapex_lightning.files import write_folder_whole, write_text, write_whole
 ROWS = 64
 """Rows that are copied at a time."""
 
+HEAVY = 2**23
+"""Bytes of a block of a GeoTIFF, unpacked, that are more than one wants to read for one place."""
+
 
 class Product(NamedTuple):
     """A file to be made from values per cell.
@@ -197,15 +200,27 @@ def write_cog(part: Path, product: Product) -> None:
     """
     whole = product.dtype == "uint8"
     resampling = "mode" if whole else "average"
-    settings = {"compress": "deflate", "predictor": "no" if whole else "yes", "bigtiff": "if_safer"}
-    write_whole(
-        product.path, lambda beside: copy(part, beside, driver="COG", overview_resampling=resampling, **settings)
-    )
+    settings = {
+        "compress": "deflate",
+        "predictor": "no" if whole else "yes",
+        "blocksize": _block(len(product.bands), np.dtype(product.dtype).itemsize),
+        "overview_resampling": resampling,
+        "bigtiff": "if_safer",
+    }
+    write_whole(product.path, lambda beside: copy(part, beside, driver="COG", **settings))
     names = product.path.with_name(f"{product.path.name}.aux.xml")
     if product.classes:
         write_text(names, category_names(product.classes))
     else:
         names.unlink(missing_ok=True)  # of an earlier map of that name
+
+
+def _block(bands: int, size: int) -> int:
+    """Side of a block: 512 cells, or fewer where so many bands, which lie together, would make it a heavy read."""
+    side = 512
+    while side > 64 and side**2 * bands * size > HEAVY:
+        side //= 2
+    return side
 
 
 def write_zarr(part: Path, product: Product, cells: Grid) -> None:

@@ -261,11 +261,14 @@ class TileData(LightningDataModule):
         return self.windows
 
     def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
-        share = windows.plan.share(*self._rank())
+        mine, size = windows.plan.share(*self._rank()).windows, self.batch_size
+        # Batches are the same on any number of processes, so that not even rounding differs; whoever has nothing to do
+        # has a batch nevertheless, for the Trainer.
+        wanted = range(mine.start // size * size, min(-(-mine.stop // size) * size, len(windows))) or range(1)
         return DataLoader(
             dataset=windows,
-            batch_size=self.batch_size,
-            sampler=share.windows or range(1),  # a process without a share has a batch nevertheless, for the Trainer
+            batch_size=size,
+            sampler=wanted,
             num_workers=self.workers,
             collate_fn=windows.batch,
             pin_memory=torch.cuda.is_available(),

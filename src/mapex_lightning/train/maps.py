@@ -98,8 +98,9 @@ class Maps(Callback):
         names, values = outputs
         valid = valid_cells(batch, self.windows).cpu().numpy()
         values = values.reshape(len(names), self.bands, *valid.shape[1:]).cpu().numpy()
-        for name, value, here in zip(names, values, valid, strict=True):
-            self.blender.add(int(name), value, here)
+        for number, value, here in zip(map(int, names), values, valid, strict=True):
+            if number in self.share.windows:
+                self.blender.add(number, value, here)
         if trainer.is_global_zero and time.monotonic() - self.printed > self.seconds:
             self.printed = time.monotonic()
             done = int(names[-1]) + 1 - self.share.windows.start
