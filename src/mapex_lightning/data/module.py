@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.scene import Scene
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import corner_of, crop, dihedral
-from mapex_lightning.errors import MapexError
+from mapex_lightning.data.windows import Windows
+from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
 from mapex_lightning.tiles import Tile, Tiles, collate
@@ -109,6 +111,8 @@ class TileData(LightningDataModule):
         augment: random crops, flips and rotations in training.
         most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
         predict: the split that ``mapex predict`` goes through.
+        scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
+        overlap: the share of a window of a scene that the next window covers again.
         seed: of order, augmentations and shots.
     """
 
@@ -126,6 +130,8 @@ class TileData(LightningDataModule):
         augment: bool = True,
         most_bad: float = 0.01,
         predict: Literal["train", "val", "test"] = "test",
+        scene: dict[str, list[str]] | list[str] | None = None,
+        overlap: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -147,6 +153,8 @@ class TileData(LightningDataModule):
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
         self._members: dict[Split, list[tuple[TileSet, str]]] = {}
+        self.scene, self.overlap = scene, overlap
+        self.windows: Windows | None = None
 
     @property
     def task(self) -> Task | None:
@@ -216,8 +224,59 @@ class TileData(LightningDataModule):
         return self._loader(self._whole("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
-        """Every tile of the split `predict` once."""
+        """Every tile of the split `predict` once, or the windows of a scene that are this process's share."""
+        if self.windows is not None:
+            return self._windows_loader(self.windows)
         return self._loader(self._whole(self.predict_split), shuffle=False)
+
+    def open_scene(self, cell: int | None) -> Windows:
+        """Makes `predict_dataloader` go through the windows of the scene.
+
+        Args:
+            cell: pixels along a cell of the map, or None for a label per window; see `Windows`.
+
+        Raises:
+            MapexError: the scene names a sensor that is not read, or cannot be read itself.
+        """
+        assert self.scene is not None
+        names = [modality.name for modality in self.modalities]
+        files = self.scene
+        if not isinstance(files, dict):
+            if len(names) > 1:
+                raise MapexError(
+                    f"The model reads {', '.join(names)}: say which files are whose, such as "
+                    f"--data.scene {names[0]}={files[0]}."
+                )
+            files = {names[0]: files}
+        for name in files:
+            if name not in names:
+                raise unknown("sensor", name, names, "Give files of a sensor of data.modalities", "for this scene")
+        scenes = {
+            modality.name: Scene([Path(file) for file in files[modality.name]], unnamed=modality.bands)
+            for modality in self.modalities
+            if modality.name in files
+        }
+        side = round(self.extent / min(modality.gsd for modality in self.modalities))
+        self.windows = Windows(scenes, self.modalities, side, self.overlap, cell)
+        return self.windows
+
+    def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
+        mine, size = windows.plan.share(*self._rank()).windows, self.batch_size
+        # Batches are the same on any number of processes, so that not even rounding differs; whoever has nothing to do
+        # has a batch nevertheless, for the Trainer.
+        wanted = range(mine.start // size * size, min(-(-mine.stop // size) * size, len(windows))) or range(1)
+        return DataLoader(
+            dataset=windows,
+            batch_size=size,
+            sampler=wanted,
+            num_workers=self.workers,
+            collate_fn=windows.batch,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
@@ -248,7 +307,7 @@ class TileData(LightningDataModule):
     def _loader(
         self, cuts: Cuts, *, shuffle: bool, weights: list[float] | None = None, draws: int | None = None
     ) -> DataLoader[Tile]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._rank()
         sampler = EpochSampler(
             len(cuts),
             shuffle=shuffle,

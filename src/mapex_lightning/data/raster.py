@@ -16,6 +16,7 @@ from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from mapex_lightning.data.legend import NODATA, write_legend
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
@@ -131,14 +132,23 @@ def write(path: Path, image: np.ndarray, bands: Sequence[str], place: GeoReferen
     _write(path, image, bands, place, np.nan if np.issubdtype(image.dtype, np.floating) else None)
 
 
-def write_mask(path: Path, mask: np.ndarray, place: GeoReference | None = None) -> None:
-    """Writes class indexes (H, W) as a one-band int16 GeoTIFF whose nodata value is `IGNORED`.
+def write_mask(
+    path: Path, mask: np.ndarray, place: GeoReference | None = None, classes: Sequence[str] | None = None
+) -> None:
+    """Writes class indexes (H, W) as a one-band uint8 GeoTIFF, in which `legend.NODATA` stands for `IGNORED`.
+
+    Args:
+        path: where to.
+        mask: from 0 to 254, or `IGNORED`.
+        place: where the mask lies.
+        classes: their names, which are stored together with a colour each.
 
     Raises:
         MapexError: the folder is missing or cannot be written.
     """
-    assert mask.ndim == 2, mask.shape
-    _write(path, mask[None].astype(np.int16), ["class"], place, IGNORED)
+    assert mask.ndim == 2 and mask.max(initial=0) < NODATA, (mask.shape, mask.max(initial=0))
+    stored = np.where(mask == IGNORED, NODATA, mask).astype(np.uint8)
+    _write(path, stored[None], ["class"], place, NODATA, classes)
 
 
 def open_raster(path: Path) -> DatasetReader:
@@ -251,7 +261,12 @@ def _within(part: Window, whole: Window) -> bool:
 
 
 def _write(
-    path: Path, pixels: np.ndarray, bands: Sequence[str], place: GeoReference | None, nodata: float | None
+    path: Path,
+    pixels: np.ndarray,
+    bands: Sequence[str],
+    place: GeoReference | None,
+    nodata: float | None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Writes a GeoTIFF, whole or not at all."""
     count, height, width = pixels.shape
@@ -266,5 +281,7 @@ def _write(
         ):
             target.write(pixels)
             target.descriptions = tuple(bands)
+            if classes is not None:
+                write_legend(target, classes)
 
     write_whole(path, fill)
