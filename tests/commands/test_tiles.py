@@ -187,7 +187,7 @@ def test_values_are_converted_only_as_asked_and_strange_ones_are_pointed_out(
         return np.asarray(10 ** ((uneven(east, north) - 12) / 10) / 1000)
 
     files = [scenes.write(tmp_path / f"rtc_{band}.tif", GROUND, [""], power) for band in S1.bands]
-    common = ["tiles", f"s1={','.join(map(str, files))}", *SIZE]
+    common = ["tiles", *(f"s1={file}" for file in files), *SIZE]
     assert main([*common, "--out", str(tmp_path / "stored")]) == 0
     assert "look: s1 has values like" in capsys.readouterr().out
     converting = ["--scale", "s1=1000", "--decibels", "s1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def run(words: Sequence[str]) -> None:
     )
     print("\n".join(_said(view, ground) for view in views), flush=True)
     cutter = Cutter(known.out, tiling, views, labels, known.max_nodata)
-    summary = cut(cutter, _request(known, views, labels, tiling), known.workers, _progress)
+    workers = min(known.workers, os.cpu_count() or 1)  # more would only wait for each other
+    summary = cut(cutter, _request(known, views, labels, tiling), workers, _progress)
     print(_table(summary), flush=True)
     for remark in summary.remarks:
         print(f"look: {remark}", flush=True)
@@ -90,7 +92,7 @@ def _shares(word: str) -> tuple[float, float, float]:
 
 def _views(known: argparse.Namespace) -> list[View]:
     """The sensors and their scenes."""
-    files = _pairs("SCENES", known.scenes, {})
+    files = _files(known.scenes)
     described, unmeasured = ({}, []) if known.sensors is None else _described(known.sensors)
     table = {**MODALITIES, **described}
     for name in files:
@@ -105,7 +107,7 @@ def _views(known: argparse.Namespace) -> list[View]:
     for name, paths in files.items():
         conversion = Conversion(scale.get(name, 1.0), offset.get(name, 0.0), name in decibels)
         given = bands[name].split(",") if name in bands else None
-        scene = Scene(_paths(paths), given, table[name].bands, nodata.get(name), conversion)
+        scene = Scene(paths, given, table[name].bands, nodata.get(name), conversion)
         views.append(View(table[name], scene, known=table[name] not in unmeasured))
     return views
 
@@ -155,6 +157,15 @@ def _standing_in(block: Mapping[str, Any]) -> dict[str, list[float]]:
     return {field: [value] * len(block.get("bands", ())) for field, value in UNKNOWN.items()}
 
 
+def _files(words: Iterable[str]) -> dict[str, list[Path]]:
+    """The files of each sensor, from ``s2=FILE`` or ``s1=FILE,FILE``, as often as one likes."""
+    files: dict[str, list[Path]] = {}
+    for word in words:
+        for name, paths in _pairs("SCENES", [word], {}).items():
+            files.setdefault(name, []).extend(Path(path) for path in paths.split(",") if path)
+    return files
+
+
 def _pairs(option: str, words: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     """Words such as ``s2=VALUE``, by sensor; of those in `names`, if there are any."""
     pairs: dict[str, str] = {}
@@ -180,10 +191,6 @@ def _numbers(option: str, words: Iterable[str], names: Iterable[str]) -> dict[st
         return {name: float(value) for name, value in pairs.items()}
     except ValueError as error:
         raise MapexError(f"{option} takes SENSOR=NUMBER; found {' '.join(words)}.") from error
-
-
-def _paths(text: str) -> list[Path]:
-    return [Path(part) for part in text.split(",") if part]
 
 
 def _check_sides(size: int, views: Sequence[View]) -> None:
