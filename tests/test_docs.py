@@ -20,7 +20,7 @@ from tests import scenes
 from tests.workshop import SMALL
 
 DOCS = Path(__file__).parents[1] / "docs"
-GROUND = scenes.grid(10.0, 96)
+GROUND = scenes.grid(10.0, 64)
 
 
 def text(name: str) -> str:
@@ -61,6 +61,7 @@ def radar(path: Path, level: float) -> None:
     scenes.write(path, place, [""], lambda east, north: waves(east, north) / 50 + level)
 
 
+@pytest.mark.slow
 def test_from_scenes_to_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (product,) = set(re.findall(r"S2B\w+\.SAFE", text("own-data.md")))
@@ -75,7 +76,7 @@ def test_from_scenes_to_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert main(words) == 0, words
     assert Grid.of(tmp_path / "map.tif").offset(GROUND) == (0, 0)
     with rasterio.open(tmp_path / "map.tif") as drawn:
-        assert drawn.shape == (96, 96)
+        assert drawn.shape == (64, 64)
         assert set(np.unique(drawn.read(1))) <= {*range(11), drawn.nodata}
 
 

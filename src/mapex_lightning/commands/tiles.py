@@ -63,7 +63,7 @@ def _parser() -> Parser:
     parser.add_argument("--mask", type=Path)
     parser.add_argument("--classes")
     parser.add_argument("--split", type=_shares, default=(0.6, 0.2, 0.2))
-    parser.add_argument("--block", type=_count, default=8)
+    parser.add_argument("--block", type=_count, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
     return parser
