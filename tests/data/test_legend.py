@@ -25,5 +25,5 @@ def test_names_are_in_order_whatever_they_hold() -> None:
 
 def test_more_classes_than_a_byte_holds_are_refused() -> None:
     check_classes([str(index) for index in range(255)])
-    with pytest.raises(MapexError, match="holds 255.* found 256"):
+    with pytest.raises(MapexError, match=r"holds 255.* found 256"):
         check_classes([str(index) for index in range(256)])

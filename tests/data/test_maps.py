@@ -25,7 +25,8 @@ def values_of(cells: Grid = CELLS) -> np.ndarray:
     """Probabilities of three classes, with an empty corner."""
     noise = np.random.default_rng(0).random((3, cells.height, cells.width), dtype=np.float32)
     noise[:, :100, :50] = np.nan
-    return noise / noise.sum(0)
+    shares: np.ndarray = noise / noise.sum(0)
+    return shares
 
 
 def make(product: Product, cells: Grid = CELLS, world: int = 1) -> None:
@@ -38,9 +39,8 @@ def make(product: Product, cells: Grid = CELLS, world: int = 1) -> None:
             draft.write(top, values[:, top : min(top + 90, stop)])
     for draft in drafts[1:]:
         draft.close()
-    drafts[0].finish([(rank, range(bounds[rank], bounds[rank + 1])) for rank in range(1, world)], "mark")
-    for draft in drafts:
-        draft.discard()
+    drafts[0].finish([range(bounds[rank], bounds[rank + 1]) for rank in range(1, world)])
+    drafts[0].discard()
 
 
 @pytest.mark.parametrize("world", [1, 3])
@@ -122,6 +122,14 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path: Path, name: str) -> No
     with pytest.raises(MapexError, match=r"is a folder|cannot be written"):
         Draft(maps.class_map(tmp_path / name, CLASSES), CELLS, "mark")
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "file.txt"}
+
+
+def test_a_file_that_may_not_be_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "map.tif").write_text("old")
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may write anything
+    with pytest.raises(MapexError, match="may not be written"):
+        Draft(maps.class_map(tmp_path / "map.tif", CLASSES), CELLS, "mark")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("map.tif", "old")]
 
 
 def test_a_rotated_map_is_no_zarr_store(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_scene_of_one_window_is_what_the_model_says_of_it(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 7, "workers": 2}])
 def test_batches_and_workers_change_nothing(
-    scene: dict[str, list[str]], tmp_path: Path, settings: dict[str, int]
+    scene: dict[str, list[str]], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     classes = Synthetic().classes
     predict(model_for(), data_for(scene), probabilities=str(tmp_path / "one.tif"))

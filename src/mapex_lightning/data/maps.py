@@ -5,6 +5,7 @@ Axes: K bands, H and W cells of the map.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -109,13 +110,15 @@ class Draft:
     """
 
     def __init__(self, product: Product, cells: Grid, mark: str, rank: int = 0) -> None:
-        self.product, self.cells = product, cells
-        self.path = _part(product.path, mark, rank)
+        self.product, self.cells, self.mark = product, cells, mark
+        self.path = self._of(rank)
         if product.zarr:
             _zarr()
             _check_axes(cells)
         elif product.path.is_dir():
             raise MapexError(f"{product.path} is a folder. Give the name of a file to write, such as map.tif.")
+        if product.path.exists() and not os.access(product.path, os.W_OK):
+            raise MapexError(f"{product.path} is there and may not be written. Give the map another name.")
         profile: dict[str, object] = {"count": len(product.bands), "height": cells.height, "width": cells.width}
         profile |= {"dtype": product.dtype, "nodata": product.nodata, "crs": cells.crs}
         try:
@@ -141,6 +144,10 @@ class Draft:
         """Writes values (K, rows, W) from row `top` on."""
         self._put(top, self.product.encode(values))
 
+    def _of(self, rank: int) -> Path:
+        """The temporary file of a process."""
+        return self.product.path.with_name(f".{self.product.path.name}.{self.mark}.{rank}.part")
+
     def _put(self, top: int, rows: np.ndarray) -> None:
         try:
             self._file.write(rows, window=Window(0, top, rows.shape[2], rows.shape[1]))
@@ -157,20 +164,20 @@ class Draft:
         with suppress(OSError):
             self.path.unlink()
 
-    def finish(self, others: Sequence[tuple[int, range]], mark: str) -> None:
+    def finish(self, others: Sequence[range] = ()) -> None:
         """Adds the rows of the other processes and makes the product, whole or not at all.
 
         Args:
-            others: rank and rows of each other process, all of which have closed their files.
-            mark: as of this one.
+            others: the rows of each process from rank 1 on, all of which have closed their files.
 
         Raises:
             MapexError: the target cannot be written.
         """
-        for rank, rows in others:
-            with rasterio.open(_part(self.product.path, mark, rank)) as source:
+        for rank, rows in enumerate(others, 1):
+            with rasterio.open(self._of(rank)) as source:
                 for top in range(rows.start, rows.stop, ROWS):
                     self._put(top, _rows(source, top, min(ROWS, rows.stop - top)))
+            self._of(rank).unlink()
         self._file.descriptions = self.product.bands
         if self.product.classes:
             write_legend(self._file, self.product.classes)
@@ -179,10 +186,6 @@ class Draft:
             write_zarr(self.path, self.product, self.cells)
         else:
             write_cog(self.path, self.product)
-
-
-def _part(path: Path, mark: str, rank: int) -> Path:
-    return path.with_name(f".{path.name}.{mark}.{rank}.part")
 
 
 def _rows(source: DatasetReader, top: int, count: int) -> np.ndarray:

@@ -69,13 +69,14 @@ class Maps(Callback):
     """Blends the windows of a scene while they are predicted, and writes maps of it.
 
     Every process blends a range of rows of its own into a temporary file beside the target; the first one puts them
-    together. So the folder must be one that all processes see.
+    together. So the folder must be one that all processes see, and the first one waits for the slowest no longer than
+    the Trainer's strategy lets it.
 
     Args:
         windows: of the scene.
         bands: values per cell, K.
         products: the files to make of these.
-        seconds: between lines of progress where stdout is no terminal; infinity for none.
+        seconds: between lines of progress where there is no progress bar.
     """
 
     def __init__(self, windows: Windows, bands: int, products: Sequence[Product], seconds: float = 10.0) -> None:
@@ -90,6 +91,8 @@ class Maps(Callback):
         self.share = self.windows.plan.share(trainer.global_rank, trainer.world_size)
         self.blender = Blender(self.windows.plan, self.bands, self._write, self.share.rows)
         self.printed = time.monotonic()
+        if trainer.is_global_zero:
+            self._announce()
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tiles, *_: int
@@ -101,10 +104,10 @@ class Maps(Callback):
         for number, value, here in zip(map(int, names), values, valid, strict=True):
             if number in self.share.windows:
                 self.blender.add(number, value, here)
-        if trainer.is_global_zero and time.monotonic() - self.printed > self.seconds:
+        bar = trainer.progress_bar_callback is not None
+        if trainer.is_global_zero and not bar and time.monotonic() - self.printed > self.seconds:
             self.printed = time.monotonic()
-            done = int(names[-1]) + 1 - self.share.windows.start
-            print(f"window {done}/{len(self.share.windows)}", flush=True)
+            print(f"row {self.blender.top - self.share.rows.start}/{len(self.share.rows)}", flush=True)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Makes the files."""
@@ -114,16 +117,27 @@ class Maps(Callback):
                 draft.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            shares = {rank: self.windows.plan.share(rank, trainer.world_size) for rank in range(trainer.world_size)}
-            others = [(rank, share.rows) for rank, share in shares.items() if rank != trainer.global_rank]
+            others = [self.windows.plan.share(rank, trainer.world_size).rows for rank in range(1, trainer.world_size)]
             for draft in self.drafts:
-                draft.finish(others, self.mark)
-        trainer.strategy.barrier()
-        self._discard()
+                draft.finish(others)
+                print(f"wrote {draft.product.path}", flush=True)
+            self._discard()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leaves nothing behind."""
         self._discard()
+
+    def _announce(self) -> None:
+        """Says what will be made, and what a user should know of the files."""
+        cells, gsd = self.windows.cells, self.windows.gsd * self.windows.cell
+        print(
+            f"{cells.height} x {cells.width} cells of {gsd:g} m, from {len(self.windows)} windows of "
+            f"{self.windows.side} pixels",
+            flush=True,
+        )
+        for scene in self.windows.scenes.values():
+            for remark in scene.remarks:
+                print(f"note: {remark}", flush=True)
 
     def _write(self, top: int, values: np.ndarray) -> None:
         for draft in self.drafts:
