@@ -13,14 +13,14 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         command: the command's name.
-        checkpoint: whether it is about a checkpoint, and may be given the tiles of a config.
+        ckpt: whether it needs a checkpoint; None is a command that takes neither checkpoints nor configs.
     """
 
-    def __init__(self, command: str, checkpoint: bool = True) -> None:
+    def __init__(self, command: str, *, ckpt: bool | None = True) -> None:
         super().__init__(f"mapex {command}", add_help=False, allow_abbrev=False)
-        if not checkpoint:
+        if ckpt is None:
             return
-        self.add_argument("--ckpt", required=True)
+        self.add_argument("--ckpt", required=ckpt)
         self.add_argument("--config", "-c", action="append", default=[])
 
     def read(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:

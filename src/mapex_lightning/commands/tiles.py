@@ -49,7 +49,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("tiles", checkpoint=False)
+    parser = Parser("tiles", ckpt=None)
     parser.add_argument("scenes", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=_count, required=True)

@@ -19,6 +19,7 @@ import yaml
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data import checksums, raster
+from mapex_lightning.data.grid import Grid
 from mapex_lightning.data.manifest import REQUIRED
 from mapex_lightning.data.scene import Scene
 from mapex_lightning.data.sets.folder import Folder
@@ -123,7 +124,7 @@ class Cutter(NamedTuple):
         write_text(record, json.dumps(cut))
         return cut
 
-    def _classes(self, labels: Labels, ground: Any) -> np.ndarray:
+    def _classes(self, labels: Labels, ground: Grid) -> np.ndarray:
         """Class indexes (H, W) of the codes on the ground of a tile."""
         stored = labels.scene.read_classes(ground)
         codes = {IGNORED: IGNORED, **labels.codes}
