@@ -56,9 +56,9 @@ def cover(east: np.ndarray, north: np.ndarray) -> np.ndarray:
 
 
 def radar(path: Path, level: float) -> None:
-    """Backscatter in the next zone, at 12.5 m."""
+    """Backscatter as power in the next zone, at 12.5 m."""
     place = scenes.beside(12.5, 100, scenes.EAST - 100, scenes.NORTH + 100, 32633)
-    scenes.write(path, place, [""], lambda east, north: waves(east, north) / 50 + level)
+    scenes.write(path, place, [""], lambda east, north: 10 ** (waves(east, north) / 500 + level / 10))
 
 
 @pytest.mark.slow

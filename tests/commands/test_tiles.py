@@ -195,6 +195,8 @@ def test_values_are_converted_only_as_asked_and_strange_ones_are_pointed_out(
     said = capsys.readouterr().out
     assert "values x 1000 in decibels, read as dB" in said
     assert "look:" not in said
+    config = yaml.safe_load((tmp_path / "converted" / "data.yaml").read_text())
+    assert config["data"]["reading"] == {"s1": {"scale": 1000.0, "decibels": True}}
     found = raster.read(tmp_path / "converted" / "s1" / "converted-r00016-c00016.tif", ["VV"])
     wanted = scenes.values(GROUND.window(16, 16, 16, 16), uneven) - 12
     np.testing.assert_allclose(found[0], wanted, atol=1e-3)

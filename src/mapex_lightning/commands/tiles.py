@@ -14,7 +14,7 @@ from mapex_lightning import __version__
 from mapex_lightning.commands.parser import Parser
 from mapex_lightning.data.cutting import CONFIG, MASK, Cutter, Labels, Summary, View, cut
 from mapex_lightning.data.grid import Grid, name_of, parsed
-from mapex_lightning.data.scene import Conversion, Scene
+from mapex_lightning.data.scene import Reading, Scene
 from mapex_lightning.data.tiling import Tiling, reference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality
@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> None:
     print("\n".join(_said(view, ground) for view in views), flush=True)
     cutter = Cutter(known.out, tiling, views, labels, known.max_nodata)
     workers = min(known.workers, os.cpu_count() or 1)  # more would only wait for each other
-    summary = cut(cutter, _request(known, views, labels, tiling), workers, _progress)
+    summary = cut(cutter, _request(known, views, labels, tiling), workers if workers > 1 else 0, _progress)
     print(_table(summary), flush=True)
     for remark in summary.remarks:
         print(f"look: {remark}", flush=True)
@@ -65,7 +65,7 @@ def _parser() -> Parser:
     parser.add_argument("--split", type=_shares, default=(0.6, 0.2, 0.2))
     parser.add_argument("--block", type=_count, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", type=_count, default=1)
     return parser
 
 
@@ -105,10 +105,9 @@ def _views(known: argparse.Namespace) -> list[View]:
     _check_names("--decibels", decibels, files)
     views = []
     for name, paths in files.items():
-        conversion = Conversion(scale.get(name, 1.0), offset.get(name, 0.0), name in decibels)
-        given = bands[name].split(",") if name in bands else None
-        scene = Scene(paths, given, table[name].bands, nodata.get(name), conversion)
-        views.append(View(table[name], scene, known=table[name] not in unmeasured))
+        given = tuple(bands[name].split(",")) if name in bands else None
+        reading = Reading(given, nodata.get(name), scale.get(name, 1.0), offset.get(name, 0.0), name in decibels)
+        views.append(View(table[name], Scene(paths, table[name].bands, reading), table[name] not in unmeasured))
     return views
 
 
@@ -130,7 +129,7 @@ def _labels(known: argparse.Namespace) -> Labels | None:
     classes = tuple(dict.fromkeys(name.strip() for _, name in pairs if name.strip()))
     codes = {int(code): classes.index(name.strip()) if name.strip() else IGNORED for code, name in pairs}
     nodata = _numbers("--nodata", [word for word in known.nodata if word.startswith(f"{MASK}=")], [MASK])
-    return Labels(Scene([known.mask], unnamed=["class"], nodata=nodata.get(MASK)), codes, classes)
+    return Labels(Scene([known.mask], ["class"], Reading(nodata=nodata.get(MASK))), codes, classes)
 
 
 def _described(path: Path) -> tuple[dict[str, Modality], list[Modality]]:
@@ -236,9 +235,7 @@ def _scene(scene: Scene) -> dict[str, Any]:
     stats = [(path, path.stat()) for path in scene.files if path.exists()]
     return {
         "files": [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
-        "names": scene.names,
-        "nodata": scene.nodata,
-        "conversion": list(scene.conversion),
+        "reading": scene.reading.plain(),
     }
 
 
@@ -248,9 +245,9 @@ def _said(view: View, ground: Grid) -> str:
     stored = scene.grid_of(modality.bands)
     how = "as stored" if stored.offset(ground.at(modality.gsd)) is not None else "warped"
     name, goal = name_of(parsed(stored.crs)), name_of(parsed(ground.crs))
-    steps = [f"x {scene.conversion.scale:g}"] if scene.conversion.scale != 1 else []
-    steps += [f"{scene.conversion.offset:+g}"] if scene.conversion.offset else []
-    steps += ["in decibels"] if scene.conversion.decibels else []
+    steps = [f"x {scene.reading.scale:g}"] if scene.reading.scale != 1 else []
+    steps += [f"{scene.reading.offset:+g}"] if scene.reading.offset else []
+    steps += ["in decibels"] if scene.reading.decibels else []
     values = f", values {' '.join(steps)}" if steps else ""
     return (
         f"{modality.name}: {' '.join(modality.bands)}, {name} at {stored.gsd:.4g} m -> {goal} at {modality.gsd:g} m, "

@@ -299,7 +299,7 @@ def _config(
     task: str,
     classes: Sequence[str] | None,
 ) -> str:
-    """The block ``data`` of a config: the tiles, and their sensors with the statistics of the training tiles."""
+    """The block ``data`` of a config: tiles, sensors with the statistics of the training tiles, how scenes are read."""
     folder: dict[str, Any] = {"manifest": str(cutter.out / MANIFEST), "task": task}
     if classes is not None:
         folder["classes"] = list(classes)
@@ -307,11 +307,14 @@ def _config(
     for modality in modalities:
         block = with_statistics(modality, statistics[modality.name]).describe()
         blocks.append(block if modality.speckle else {key: block[key] for key in block if key != "speckle"})
-    data = {
+    data: dict[str, Any] = {
         "sets": [{"class_path": "Folder", "init_args": folder}],
         "modalities": blocks,
         "size": cutter.tiling.size,
     }
+    reading = {view.modality.name: view.scene.reading.plain() for view in cutter.views}
+    if any(reading.values()):
+        data["reading"] = {name: plain for name, plain in reading.items() if plain}
     text: str = yaml.safe_dump({"data": data}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
     return f"# Tiles cut by mapex tiles, and the statistics of the training tiles; without any, of all.\n{text}"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scene import STORED, Reading, Scene
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import corner_of, crop, dihedral
 from mapex_lightning.data.windows import Windows
@@ -112,6 +112,7 @@ class TileData(LightningDataModule):
         most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
         predict: the split that ``mapex predict`` goes through.
         scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
+        reading: how the files of a scene are to be read, by sensor: band names, nodata, scale, offset, decibels.
         overlap: the share of a window of a scene that the next window covers again.
         seed: of order, augmentations and shots.
     """
@@ -131,6 +132,7 @@ class TileData(LightningDataModule):
         most_bad: float = 0.01,
         predict: Literal["train", "val", "test"] = "test",
         scene: dict[str, list[str]] | list[str] | None = None,
+        reading: dict[str, Reading] | None = None,
         overlap: float = 0.5,
         seed: int = 0,
     ) -> None:
@@ -153,7 +155,7 @@ class TileData(LightningDataModule):
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
         self._members: dict[Split, list[tuple[TileSet, str]]] = {}
-        self.scene, self.overlap = scene, overlap
+        self.scene, self.reading, self.overlap = scene, reading or {}, overlap
         self.windows: Windows | None = None
 
     @property
@@ -252,7 +254,11 @@ class TileData(LightningDataModule):
             if name not in names:
                 raise unknown("sensor", name, names, "Give files of a sensor of data.modalities", "for this scene")
         scenes = {
-            modality.name: Scene([Path(file) for file in files[modality.name]], unnamed=modality.bands)
+            modality.name: Scene(
+                [Path(file) for file in files[modality.name]],
+                modality.bands,
+                self.reading.get(modality.name, STORED),
+            )
             for modality in self.modalities
             if modality.name in files
         }
