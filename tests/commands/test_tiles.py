@@ -216,6 +216,8 @@ def test_overlapping_tiles_in_another_zone_are_cut_too(place: Path, tmp_path: Pa
     [
         (["s3=x.tif"], "no sensor 's3'. Known: dem"),
         (["s1"], "SENSOR=VALUE"),
+        (["mask=x.tif"], "The mask is no sensor"),
+        (["--workers", "0"], "not 1 or more"),
         (["--scale", "s2=10"], "no sensor 's2' among the scenes"),
         (["--scale", "s1=ten"], "--scale takes SENSOR=NUMBER"),
         (["--decibels", "s2"], "no sensor 's2' among the scenes"),

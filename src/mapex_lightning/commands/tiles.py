@@ -96,6 +96,8 @@ def _views(known: argparse.Namespace) -> list[View]:
     described, unmeasured = ({}, []) if known.sensors is None else _described(known.sensors)
     table = {**MODALITIES, **described}
     for name in files:
+        if name == MASK:
+            raise MapexError("The mask is no sensor: give its file as --mask, and the names of its classes.")
         if name not in table:
             raise unknown("sensor", name, table, "Describe one of your own in a YAML file and give it as --sensors")
     names = [*files, *([MASK] if known.mask else [])]
