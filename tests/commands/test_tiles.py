@@ -93,6 +93,13 @@ def test_pixels_of_the_finest_sensor_are_those_of_its_scene(cut: Path, place: Pa
     assert found.attrs["transform"] == GROUND.window(16, 64, 16, 16).transform
 
 
+def test_pixels_that_pass_for_those_of_the_sensor_stay_as_they_are(tmp_path: Path) -> None:
+    path = scenes.write(tmp_path / "s1.tif", scenes.grid(9.96, 64), S1.bands, uneven)
+    assert main(["tiles", f"s1={path}", "--out", str(tmp_path / "near"), *SIZE]) == 0
+    found = raster.read(tmp_path / "near" / "s1" / "near-r00016-c00032.tif", S1.bands)
+    np.testing.assert_array_equal(found, raster.read(path, S1.bands)[:, 16:32, 32:48])
+
+
 def test_other_sensors_are_the_function_of_the_same_ground(cut: Path) -> None:
     for name, bands, gsd, tolerance in (("thermal", ["lwir"], 20.0, 0.06), ("dem", ["elevation"], 10.0, 0.001)):
         file = cut / name / "bern-r00016-c00016.tif"

@@ -38,8 +38,8 @@ def run(words: Sequence[str]) -> None:
     tiling = Tiling(
         known.out.resolve().name, ground, known.size, known.stride or known.size, known.split, known.block, known.seed
     )
-    print("\n".join(_said(view, ground) for view in views), flush=True)
     cutter = Cutter(known.out, tiling, views, labels, known.max_nodata)
+    print("\n".join(_said(view, cutter.grid(view.modality, ground)) for view in views), flush=True)
     workers = min(known.workers, os.cpu_count() or 1)  # more would only wait for each other
     summary = cut(cutter, _request(known, views, labels, tiling), workers if workers > 1 else 0, _progress)
     print(_table(summary), flush=True)
@@ -241,12 +241,12 @@ def _scene(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _said(view: View, ground: Grid) -> str:
-    """One line on what becomes of a sensor."""
+def _said(view: View, grid: Grid) -> str:
+    """One line on what becomes of a sensor, whose tiles are cut on a grid."""
     modality, scene = view.modality, view.scene
     stored = scene.grid_of(modality.bands)
-    how = "as stored" if stored.offset(ground.at(modality.gsd)) is not None else "warped"
-    name, goal = name_of(parsed(stored.crs)), name_of(parsed(ground.crs))
+    how = "as stored" if stored.offset(grid) is not None else "warped"
+    name, goal = name_of(parsed(stored.crs)), name_of(parsed(grid.crs))
     steps = [f"x {scene.reading.scale:g}"] if scene.reading.scale != 1 else []
     steps += [f"{scene.reading.offset:+g}"] if scene.reading.offset else []
     steps += ["in decibels"] if scene.reading.decibels else []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ MANIFEST, CONFIG, STATISTICS, REQUEST = "manifest.csv", "data.yaml", "statistics
 ROWS = ".rows"
 MASK = "mask"
 """The folder of the masks of classes, and their name where a sensor's would stand."""
+
+BLOCK = 1024
+"""Rows of pixels that one process cuts at a time: blocks of JPEG 2000 files are so high, and each is decoded once."""
 
 STRANGE = 50.0
 """Values that are so many times larger or smaller than a modality's in every band are most likely in another unit."""
@@ -92,7 +95,7 @@ class Cutter(NamedTuple):
         Raises:
             MapexError: a scene cannot be read, holds a code that is no class, or a tile cannot be written.
         """
-        made: dict[str, Any] = {"tile": spot.key, "split": spot.split, "files": {}, "invalid": {}}
+        made: dict[str, Any] = {"tile": spot.key, "split": spot.split, "files": {}}
         ground = self.tiling.grid.window(spot.row, spot.column, self.tiling.size, self.tiling.size)
         mask = None
         if self.labels is not None:
@@ -100,10 +103,9 @@ class Cutter(NamedTuple):
             if (mask == IGNORED).all():
                 return made
         for view in self.views:
-            grid = ground.at(view.modality.gsd)
+            grid = self.grid(view.modality, ground)
             image = view.scene.read(view.modality.bands, grid)
-            invalid = float(1 - np.isfinite(image).all(0).mean())
-            made["invalid"][view.modality.name] = invalid
+            invalid = 1 - np.isfinite(image).all(0).mean()
             if invalid <= self.max_nodata and np.isfinite(image).any():
                 file = self._file(view.modality.name, spot)
                 raster.write(file, image, view.modality.bands, grid.place)
@@ -112,6 +114,11 @@ class Cutter(NamedTuple):
             raster.write_mask(self._file(MASK, spot), mask, ground.place)
             made["files"][MASK] = self._file(MASK, spot).stat().st_size
         return made
+
+    def grid(self, modality: Modality, ground: Grid) -> Grid:
+        """The pixels of a modality on some of the ground, whose pixels are those of the finest sensor."""
+        finest = min(view.modality.gsd for view in self.views)
+        return ground.at(ground.gsd * (modality.gsd / finest))  # pixels of 9.996 m, which pass for 10 m, stay so
 
     def row(self, number: int, spots: Sequence[Spot]) -> list[dict[str, Any]]:
         """Cuts a row of tiles, or takes them from its record where they are whole."""
@@ -174,7 +181,7 @@ class Summary(NamedTuple):
 def cut(
     cutter: Cutter, request: Mapping[str, Any], workers: int = 0, progress: Callable[[int, int], object] | None = None
 ) -> Summary:
-    """Cuts the tiles of a plan and writes all that belongs to them; the manifest comes last.
+    """Cuts the tiles of a plan and writes all that belongs to them; `CONFIG` comes last.
 
     Args:
         cutter: what is cut.
@@ -189,14 +196,13 @@ def cut(
     _claim(cutter.out, request)
     made: list[dict[str, Any]] = []
     total, done = sum(map(len, rows)), 0
-    loader: DataLoader[Any] = DataLoader(
-        _Rows(cutter, rows), batch_size=None, num_workers=workers, collate_fn=_as_it_is
-    )
-    for row in loader:
-        if isinstance(row, str):
-            raise MapexError(row)
-        made.extend(tile for tile in row if tile["files"])
-        done += len(row)
+    parts = _Parts(cutter, list(_parts(rows, cutter.tiling.stride, workers)))
+    loader: DataLoader[Any] = DataLoader(parts, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    for part in loader:
+        if isinstance(part, str):
+            raise MapexError(part)
+        made.extend(tile for tile in part if tile["files"])
+        done += len(part)
         if progress is not None:
             progress(done, total)
     if not made:
@@ -204,25 +210,36 @@ def cut(
     return _finish(cutter, made, total - len(made), workers)
 
 
-class _Rows(Dataset[Any]):
-    """Rows of tiles as items, so that a DataLoader shares them out; an error is handed over as its sentence."""
+Part = Sequence[tuple[int, Sequence[Spot]]]
+"""Some rows of tiles, with their numbers."""
 
-    def __init__(self, cutter: Cutter, rows: Sequence[Sequence[Spot]]) -> None:
-        self.cutter, self.rows = cutter, rows
+
+def _parts(rows: Sequence[Sequence[Spot]], stride: int, workers: int) -> Iterator[Part]:
+    """Neighbouring rows that a process cuts together; with one process each row for itself."""
+    height = max(1, min(BLOCK // stride, len(rows) // (2 * workers))) if workers else 1
+    numbered = list(enumerate(rows))
+    return (numbered[start : start + height] for start in range(0, len(rows), height))
+
+
+class _Parts(Dataset[Any]):
+    """Parts as items, so that a DataLoader shares them out; an error is handed over as its sentence."""
+
+    def __init__(self, cutter: Cutter, parts: Sequence[Part]) -> None:
+        self.cutter, self.parts = cutter, parts
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.parts)
 
     def __getitem__(self, number: int) -> list[dict[str, Any]] | str:
         try:
-            return self.cutter.row(number, self.rows[number])
+            return [tile for at, spots in self.parts[number] for tile in self.cutter.row(at, spots)]
         except MapexError as error:
             return str(error)
 
 
-def _as_it_is(row: Any) -> Any:
+def _as_it_is(part: Any) -> Any:
     """In place of the DataLoader's own way with mappings."""
-    return row
+    return part
 
 
 def _claim(out: Path, request: Mapping[str, Any]) -> None:
@@ -254,19 +271,17 @@ def _finish(cutter: Cutter, made: Sequence[Mapping[str, Any]], left_out: int, wo
     for tile in made:
         files = {sensor: file_of(sensor, tile["tile"]) for sensor in tile["files"]}
         lines.writerow([tile["tile"], tile["split"], files.get(MASK, ""), *(files.get(name, "") for name in names)])
-    beside = out / ROWS / MANIFEST
-    write_text(beside, table.getvalue())
-    folder = Folder(beside, task, classes, root=out)
+    write_text(out / MANIFEST, table.getvalue())
+    folder = Folder(out / MANIFEST, task, classes)
     training = [tile for tile in made if tile["split"] == "train"] or made
     there = [view.modality for view in cutter.views if any(view.modality.name in tile["files"] for tile in training)]
     statistics, unread = measure(folder, [tile["tile"] for tile in training], there, workers)
     if unread:
         raise MapexError(unread[0])
     write_text(out / STATISTICS, yaml.safe_dump({n: _figures(s) for n, s in statistics.items()}, sort_keys=False))
-    write_text(out / CONFIG, _config(cutter, there, statistics, task, classes))
-    write_text(out / MANIFEST, table.getvalue())
     tiles = [file_of(sensor, tile["tile"]) for tile in made for sensor in tile["files"]]
     checksums.write(out, [MANIFEST, STATISTICS, *tiles])
+    write_text(out / CONFIG, _config(cutter, there, statistics, task, classes))
     return Summary(
         {split: sum(tile["split"] == split for tile in made) for split in SPLITS},
         {name: sum(name in tile["files"] for tile in made) for name in names},
