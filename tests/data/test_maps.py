@@ -62,8 +62,9 @@ def test_a_map_lies_where_the_scene_lies_and_is_cloud_optimised(tmp_path: Path) 
         assert (read.block_shapes, read.overviews(1)) == ([(512, 512)], [2])
 
 
-def test_a_class_map_brings_names_and_colours(tmp_path: Path) -> None:
+def test_a_class_map_brings_names_and_colours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make(maps.class_map(tmp_path / "map.tif", CLASSES))
+    assert capfd.readouterr().err == ""  # where GDAL complains
     with rasterio.open(tmp_path / "map.tif") as read:
         assert (read.dtypes, read.nodata, read.descriptions) == (("uint8",), NODATA, ("class",))
         assert [read.colormap(1)[index] for index in range(3)] == [(*colour(index), 255) for index in range(3)]

@@ -135,6 +135,9 @@ class Draft:
                 bigtiff="yes",
                 **profile,
             )
+            self._file.descriptions = product.bands
+            if product.classes:
+                write_legend(self._file, product.classes)
         except (OSError, RasterioError) as error:
             raise MapexError(
                 f"{product.path} cannot be written ({error}). Check that its folder can be written to and has room."
@@ -178,9 +181,6 @@ class Draft:
                 for top in range(rows.start, rows.stop, ROWS):
                     self._put(top, _rows(source, top, min(ROWS, rows.stop - top)))
             self._of(rank).unlink()
-        self._file.descriptions = self.product.bands
-        if self.product.classes:
-            write_legend(self._file, self.product.classes)
         self.close()
         if self.product.zarr:
             write_zarr(self.path, self.product, self.cells)
