@@ -115,8 +115,9 @@ class Draft:
         if product.zarr:
             _zarr()
             _check_axes(cells)
-        elif product.path.is_dir():
-            raise MapexError(f"{product.path} is a folder. Give the name of a file to write, such as map.tif.")
+        if product.path.exists() and product.path.is_dir() != product.zarr:
+            found = "folder" if product.path.is_dir() else "file"
+            raise MapexError(f"{product.path} is a {found} already. Give the map another name.")
         if product.path.exists() and not os.access(product.path, os.W_OK):
             raise MapexError(f"{product.path} is there and may not be written. Give the map another name.")
         profile: dict[str, object] = {"count": len(product.bands), "height": cells.height, "width": cells.width}
