@@ -401,11 +401,11 @@ def run(command: str, words: Sequence[str]) -> None:
 
 def _run(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    if isinstance(model, Embed):
+    if not isinstance(model, Pretrain | FineTune | Embed):
+        raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
+    if command == "predict" and data.scene is not None:
         trainer.predict(model, datamodule=data, return_predictions=False)
         return
-    if not isinstance(model, Pretrain | FineTune):
-        raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
     if trainer.is_global_zero:
         print(f"run folder: {cli.folder}", flush=True)
     if command == "fit":
@@ -418,7 +418,10 @@ def _run(cli: MapexCLI, command: str) -> None:
         trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
     elif command == "predict":
         if not isinstance(model, FineTune):
-            raise MapexError("mapex predict needs a fine-tuned model; pre-training has no classes to predict.")
+            raise MapexError(
+                "mapex predict needs a fine-tuned model; pre-training has no classes to predict, only features of a "
+                "scene (--embeddings)."
+            )
         trainer.predict(model, datamodule=data, return_predictions=False)
     else:
         _figures(cli, command)

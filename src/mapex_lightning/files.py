@@ -54,13 +54,13 @@ def write_folder_whole(path: str | Path, writer: Callable[[Path], object]) -> No
             path.replace(old)
         beside.replace(path)
     except OSError as error:
-        if old.exists():
-            old.replace(path)
         raise MapexError(
             f"{path} could not be written ({error}); what was there before is untouched. "
             "Check that its folder can be written to and has room."
         ) from error
     finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
         for leftover in (beside, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -62,8 +62,9 @@ def test_a_map_lies_where_the_scene_lies_and_is_cloud_optimised(tmp_path: Path) 
         assert (read.block_shapes, read.overviews(1)) == ([(512, 512)], [2])
 
 
-def test_a_class_map_brings_names_and_colours(tmp_path: Path) -> None:
+def test_a_class_map_brings_names_and_colours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make(maps.class_map(tmp_path / "map.tif", CLASSES))
+    assert capfd.readouterr().err == ""  # where GDAL complains
     with rasterio.open(tmp_path / "map.tif") as read:
         assert (read.dtypes, read.nodata, read.descriptions) == (("uint8",), NODATA, ("class",))
         assert [read.colormap(1)[index] for index in range(3)] == [(*colour(index), 255) for index in range(3)]
@@ -119,7 +120,7 @@ def test_a_draft_that_is_given_up_leaves_the_old_map(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said_at_once(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("")
-    with pytest.raises(MapexError, match=r"is a folder|cannot be written"):
+    with pytest.raises(MapexError, match=r"is a folder already|cannot be written"):
         Draft(maps.class_map(tmp_path / name, CLASSES), CELLS, "mark")
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "file.txt"}
 
@@ -130,6 +131,12 @@ def test_a_file_that_may_not_be_written_is_left_alone(tmp_path: Path, monkeypatc
     with pytest.raises(MapexError, match="may not be written"):
         Draft(maps.class_map(tmp_path / "map.tif", CLASSES), CELLS, "mark")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("map.tif", "old")]
+
+
+def test_a_file_in_the_place_of_a_zarr_store_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "map.zarr").write_text("old")
+    with pytest.raises(MapexError, match="is a file already"):
+        Draft(maps.features(tmp_path / "map.zarr", 3), CELLS, "mark")
 
 
 def test_a_rotated_map_is_no_zarr_store(tmp_path: Path) -> None:

@@ -44,7 +44,12 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def write_legend(target: DatasetWriter, classes: Sequence[str]) -> None:
-    """Gives the one uint8 band of a GeoTIFF a colour table, and a tag ``class_INDEX`` with the name of each class."""
+    """Gives the one uint8 band of a GeoTIFF a colour table, and a tag ``class_INDEX`` with the name of each class.
+
+    Args:
+        target: open, and nothing is written yet: a colour table cannot be added to a file that has begun.
+        classes: names by index.
+    """
     table = {index: (*colour(index), 255) for index in range(len(classes))}
     target.write_colormap(1, {**table, NODATA: (0, 0, 0, 0)})
     target.update_tags(1, **{f"class_{index}": name for index, name in enumerate(classes)})

@@ -115,8 +115,9 @@ class Draft:
         if product.zarr:
             _zarr()
             _check_axes(cells)
-        elif product.path.is_dir():
-            raise MapexError(f"{product.path} is a folder. Give the name of a file to write, such as map.tif.")
+        if product.path.exists() and product.path.is_dir() != product.zarr:
+            found = "folder" if product.path.is_dir() else "file"
+            raise MapexError(f"{product.path} is a {found} already. Give the map another name.")
         if product.path.exists() and not os.access(product.path, os.W_OK):
             raise MapexError(f"{product.path} is there and may not be written. Give the map another name.")
         profile: dict[str, object] = {"count": len(product.bands), "height": cells.height, "width": cells.width}
@@ -135,6 +136,9 @@ class Draft:
                 bigtiff="yes",
                 **profile,
             )
+            self._file.descriptions = product.bands
+            if product.classes:
+                write_legend(self._file, product.classes)
         except (OSError, RasterioError) as error:
             raise MapexError(
                 f"{product.path} cannot be written ({error}). Check that its folder can be written to and has room."
@@ -178,9 +182,6 @@ class Draft:
                 for top in range(rows.start, rows.stop, ROWS):
                     self._put(top, _rows(source, top, min(ROWS, rows.stop - top)))
             self._of(rank).unlink()
-        self._file.descriptions = self.product.bands
-        if self.product.classes:
-            write_legend(self._file, self.product.classes)
         self.close()
         if self.product.zarr:
             write_zarr(self.path, self.product, self.cells)

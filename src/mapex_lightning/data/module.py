@@ -231,18 +231,19 @@ class TileData(LightningDataModule):
             return self._windows_loader(self.windows)
         return self._loader(self._whole(self.predict_split), shuffle=False)
 
-    def open_scene(self, cell: int | None) -> Windows:
+    def open_scene(self, cell: int | None, encoder: Sequence[Modality] | None = None) -> Windows:
         """Makes `predict_dataloader` go through the windows of the scene.
 
         Args:
             cell: pixels along a cell of the map, or None for a label per window; see `Windows`.
+            encoder: read those of an encoder's sensors that the scene has, instead of `modalities` with some absent.
 
         Raises:
             MapexError: the scene names a sensor that is not read, or cannot be read itself.
         """
         assert self.scene is not None
-        names = [modality.name for modality in self.modalities]
-        files = self.scene
+        read, files = encoder or self.modalities, self.scene
+        names = [modality.name for modality in read]
         if not isinstance(files, dict):
             if len(names) > 1:
                 raise MapexError(
@@ -252,18 +253,15 @@ class TileData(LightningDataModule):
             files = {names[0]: files}
         for name in files:
             if name not in names:
-                raise unknown("sensor", name, names, "Give files of a sensor of data.modalities", "for this scene")
+                raise unknown("sensor", name, names, "Give files of sensors that the model reads")
+        here = [modality for modality in read if modality.name in files]
+        read = here if encoder else read
         scenes = {
-            modality.name: Scene(
-                [Path(file) for file in files[modality.name]],
-                modality.bands,
-                self.reading.get(modality.name, STORED),
-            )
-            for modality in self.modalities
-            if modality.name in files
+            one.name: Scene([Path(file) for file in files[one.name]], one.bands, self.reading.get(one.name, STORED))
+            for one in here
         }
-        side = round(self.extent / min(modality.gsd for modality in self.modalities))
-        self.windows = Windows(scenes, self.modalities, side, self.overlap, cell)
+        side = round(self.extent / min(modality.gsd for modality in read))
+        self.windows = Windows(scenes, read, side, self.overlap, cell)
         return self.windows
 
     def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:

@@ -279,9 +279,9 @@ def _write(
             _ungeoreferenced_is_fine(),
             rasterio.open(beside, "w", driver="GTiff", compress="deflate", **profile) as target,
         ):
-            target.write(pixels)
             target.descriptions = tuple(bands)
             if classes is not None:
                 write_legend(target, classes)
+            target.write(pixels)
 
     write_whole(path, fill)

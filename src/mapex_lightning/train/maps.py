@@ -158,7 +158,7 @@ def maps_of(module: MapexModule, data: TileData, outputs: Outputs) -> Maps:
     if isinstance(module, Embed):
         config = module.encoder.config
         assert outputs.embeddings is not None
-        windows = data.open_scene(config.patch)
+        windows = data.open_scene(config.patch, config.modalities)
         return Maps(windows, config.width, [features(_target(outputs.embeddings, windows), config.width)])
     if not isinstance(module, FineTune):
         raise MapexError("A map of classes needs a fine-tuned model; features of any model are made by --embeddings.")
