@@ -179,9 +179,10 @@ def test_real_pictures_in_a_folder_are_not_taken_for_backscatter(
         for split, folder in (("train", "train"), ("val", "test"), ("test", "test")):
             pictures = sorted((root / folder / "AFTER").glob("*.png"))[:12]
             pictures = pictures[8:] if split == "test" else pictures[:8]
-            rows.writerows([f"{split}-{path.stem}", split, "", path] for path in pictures)
+            rows.writerows([f"{split}-{path.stem}", split, "", path.relative_to(root)] for path in pictures)
     sensor = "[{name: s1, bands: [VV], gsd: 10.0, unit: UNIT, mean: [-12.5], std: [5.2]}]"
-    sets = "[{class_path: Folder, init_args: {manifest: tiles.csv, task: multiclass, classes: [flood]}}]"
+    folder = f"{{manifest: tiles.csv, root: '{root}', task: multiclass, classes: [flood]}}"
+    sets = f"[{{class_path: Folder, init_args: {folder}}}]"
     words = [*PRETRAIN, "--data.sets", sets, "--data.modalities", sensor.replace("UNIT", "dB")]
     with Image.open(next((root / "test" / "AFTER").glob("*.png"))) as picture:
         assert picture.mode == "L"

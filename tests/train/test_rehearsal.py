@@ -89,3 +89,10 @@ def test_what_keeps_a_step_from_being_taken_is_said() -> None:
     )
     with pytest.raises(MapexError, match="s9"):
         rehearse(model_of("pretrain", other), other, **CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_said() -> None:
+    data = tiles(size=16)
+    with pytest.raises(MapexError, match="A training step fails: MisconfigurationException: No supported gpu backend"):
+        rehearse(model_of("pretrain", data), data, accelerator="gpu", precision="32-true")

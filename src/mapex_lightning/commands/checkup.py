@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 
 from mapex_lightning.cli import MapexCLI, build, sentence_of
 from mapex_lightning.data.examination import Finding, check_sums, examine
@@ -24,6 +23,11 @@ from mapex_lightning.train.rehearsal import Rehearsal, rehearse
 
 ROOM = 0.9
 """Share of the free memory that an estimate may take: it leaves out what operations need for a moment."""
+
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+"""Where Linux says how much memory is left, on the machine and in the container."""
 
 
 class Patient(MapexCLI):
@@ -49,7 +53,7 @@ class Patient(MapexCLI):
         Raises:
             MapexError: the settings of the data cannot be used.
         """
-        parser = LightningArgumentParser()
+        parser = self.init_parser()
         parser.add_lightning_class_args(TileData, "data")
         data = parser.instantiate_classes(Namespace(data=self.config.data)).data
         try:
@@ -62,9 +66,10 @@ class Patient(MapexCLI):
                 raise
         self.datamodule = data
 
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """A Trainer for nothing; the step has one of its own, on one device."""
-        return pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **kwargs)
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """A Trainer for nothing, whatever the config says of devices; the step has one of its own."""
+        plain = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
+        return super().instantiate_trainer(**plain, plugins=None, **kwargs)
 
     @property
     def fine_tunes(self) -> bool:
@@ -169,14 +174,17 @@ def _bytes(count: int) -> str:
 
 
 def _free(device: torch.device) -> int | None:
-    """Bytes that are free on a device, those of the step that has just been taken among them."""
+    """Bytes that are free on a device, those of the step that has just been taken among them; None: cannot be told."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
-    names = getattr(os, "sysconf_names", {})
-    if device.type == "cpu" and {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+    if device.type != "cpu" or not MEMINFO.is_file():
+        return None
+    available = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
+    limits = [file.read_text().strip() for file in CGROUP if file.is_file()]
+    rooms = [int(available[1]) * 1024] if available else []
+    if len(limits) == len(CGROUP) and limits[0].isdecimal():
+        rooms.append(int(limits[0]) - int(limits[1]))
+    return min(rooms, default=None)
 
 
 def statistics_of(data: TileData) -> tuple[list[tuple[Modality, Statistics]], list[str]]:

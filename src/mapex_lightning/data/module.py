@@ -341,7 +341,14 @@ def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles:
         return batch
     if unlabelled:
         raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
-    return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
+    targets = [np.asarray(tile.target) for tile in tiles]
+    for tile, target in zip(tiles, targets, strict=True):
+        if target.shape != targets[0].shape:
+            raise MapexError(
+                f"Tile {tile.name} has a label of shape {target.shape} where tile {tiles[0].name} has "
+                f"{targets[0].shape}. Give all masks the grid of the same sensor."
+            )
+    return batch, torch.from_numpy(np.stack(targets))
 
 
 def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[tuple[TileSet, str]]:

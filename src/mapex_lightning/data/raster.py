@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -162,10 +164,17 @@ def open_raster(path: Path) -> DatasetReader:
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
     try:
-        with _ungeoreferenced_is_fine():
-            return rasterio.open(path)
+        with _ungeoreferenced_is_fine(), _watched() as lost:
+            source = rasterio.open(path)
     except RasterioError as error:
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
+    if lost.tags:
+        source.close()
+        raise MapexError(
+            f"{path} is damaged or cut short: of its header {', '.join(lost.tags)} cannot be read. "
+            "Fetch or unpack it again."
+        )
+    return source
 
 
 def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window: Window | None = None) -> np.ndarray:
@@ -195,6 +204,28 @@ def _ungeoreferenced_is_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+class _Lost(logging.Handler):
+    """What GDAL could not read of a header: it goes on without, and rasterio only logs it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.tags: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the name of a tag that is cut off, such as that of the coordinate system or of the bands' names."""
+        self.tags += re.findall(r'IO error during reading of "(\w+)"', record.getMessage())
+
+
+@contextmanager
+def _watched() -> Iterator[_Lost]:
+    logger, lost = logging.getLogger("rasterio._env"), _Lost()
+    logger.addHandler(lost)
+    try:
+        yield lost
+    finally:
+        logger.removeHandler(lost)
 
 
 @contextmanager
@@ -235,6 +266,12 @@ def _pixels(
     if not _within(part, whole):
         raise MapexError(
             f"{path} has {source.height} rows and {source.width} columns, so {part} lies outside. Ask for less."
+        )
+    kinds = {source.dtypes[index - 1] for index in indexes}
+    if any(kind.startswith("complex") for kind in kinds):
+        raise MapexError(
+            f"{path} holds complex numbers (bands {', '.join(bands)}), as radar does before detection. "
+            "Detect and calibrate it first, so that it holds backscatter in dB."
         )
     try:
         pixels: np.ma.MaskedArray = source.read(indexes, window=part, masked=True)

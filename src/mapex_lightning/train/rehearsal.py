@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -134,25 +135,25 @@ def rehearse(model: MapexModule, data: TileData, **settings: Any) -> Rehearsal:
     """
     observer, size, workers = _Observer(), data.batch_size, data.workers
     data.batch_size, data.workers = min(size, TILES), 0
-    trainer = pl.Trainer(
-        **settings,
-        devices=1,
-        max_steps=1,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        callbacks=[observer],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
     try:
+        trainer = pl.Trainer(
+            **settings,
+            devices=1,
+            max_steps=1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=False,
+            callbacks=[observer],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=1,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BadTileWarning)  # whether tiles can be read is asked elsewhere
             trainer.fit(model, datamodule=data)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, MisconfigurationException) as error:
         line = str(error).strip().splitlines()
         raise MapexError(f"A training step fails: {type(error).__name__}: {line[0] if line else ''}") from error
     finally:

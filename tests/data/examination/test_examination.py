@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.warp import transform as warp
 
 from mapex_lightning.data import checksums, raster
 from mapex_lightning.data.examination import Finding, check_sums, examine
@@ -37,6 +38,7 @@ class Row:
     gsd: dict[str, float] = field(default_factory=lambda: {"s1": 10.0, "s2": 10.0})
     shift: dict[str, float] = field(default_factory=lambda: {"s1": 0.0, "s2": 0.0})
     epsg: dict[str, int] = field(default_factory=lambda: {"s1": 32632, "s2": 32632})
+    north: float = 5e6
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Plan:
         lines = ["tile,split,label,s1,s2"]
         for number, row in enumerate(self.rows):
             for name, image in row.images.items():
-                place = placed(row.east + row.shift[name], row.gsd[name], row.epsg[name])
+                place = placed(row.east + row.shift[name], row.gsd[name], row.epsg[name], row.north)
                 raster.write(folder / f"{number}_{name}.tif", image, self.bands[name], place)
             raster.write_mask(folder / f"{number}.tif", row.mask, placed(row.east))
             label = f"{number}.tif" if self.task == "segmentation" else row.label
@@ -64,8 +66,8 @@ class Plan:
         return Folder(folder / "tiles.csv", self.task, self.classes)
 
 
-def placed(east: float, gsd: float = 10.0, epsg: int = 32632) -> GeoReference:
-    return GeoReference(rasterio.CRS.from_epsg(epsg).to_wkt(), (gsd, 0.0, 5e5 + east, 0.0, -gsd, 5e6))
+def placed(east: float, gsd: float = 10.0, epsg: int = 32632, north: float = 5e6) -> GeoReference:
+    return GeoReference(rasterio.CRS.from_epsg(epsg).to_wkt(), (gsd, 0.0, 5e5 + east, 0.0, -gsd, north))
 
 
 def image(sensor: Modality, rng: np.random.Generator) -> np.ndarray:
@@ -526,3 +528,21 @@ def test_files_are_compared_with_their_list(tmp_path: Path) -> None:
     assert "1 file missing: 1_s1.tif" in told[1].sentence
     (tmp_path / checksums.CHECKSUMS).write_text(f"{'0' * 64}  ../secret\n")
     assert "leads out of" in next(check_sums([source])).sentence
+
+
+def test_the_list_of_a_folder_may_lie_beside_its_manifest_too(tmp_path: Path) -> None:
+    written = healthy().write(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    checksums.write(tmp_path, ["tiles.csv"])
+    source = Folder(written.manifest, "multiclass", root=tmp_path / "elsewhere")
+    assert [finding.sentence for finding in check_sums([source, source])] == ["Folder (set 1): 1 file as listed."]
+
+
+def test_the_same_place_is_found_in_another_coordinate_system(tmp_path: Path) -> None:
+    plan = healthy()
+    (x,), (y,) = warp("EPSG:32632", "EPSG:32633", [5e5], [5e6])
+    plan.rows[1].epsg = {"s1": 32633, "s2": 32633}
+    plan.rows[1].east, plan.rows[1].north = x - 5e5, y
+    told = next(f for f in found(plan, tmp_path) if f.check == "places")
+    assert told.mark == "wrong"
+    assert "train t0 and val t1" in told.sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mapex_lightning.data.examination.leaks import copies, places
 from mapex_lightning.data.examination.sample import Fault, Sample
 from mapex_lightning.data.examination.values import Pixels, values
 from mapex_lightning.data.ground import TOLERANCE
+from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.statistics import Statistics
 from mapex_lightning.data.tileset import SPLITS, Split, TileSet
 from mapex_lightning.errors import MapexError
@@ -90,31 +92,41 @@ def examine(
 
 
 def check_sums(sets: Sequence[TileSet]) -> Iterator[Finding]:
-    """Compares the files below the root of every set with its list of checksums; reads all of them."""
+    """Compares the files below the root of every set, or beside its manifest, with their list; reads all of them."""
+    folders: dict[Path, str] = {}
     for number, source in enumerate(sets):
-        owner = _owner(sets, number)
-        if not (source.root / checksums.CHECKSUMS).is_file():
+        manifest = [source.manifest.parent] if isinstance(source, Folder) else []
+        places = list(dict.fromkeys(path.absolute() for path in (source.root, *manifest)))
+        listed = [place for place in places if (place / checksums.CHECKSUMS).is_file()]
+        folders.update((place, _owner(sets, number)) for place in listed if place not in folders)
+        if not listed:
             yield Finding(
                 "unknown",
                 "checksums",
-                f"{owner}: there is no {checksums.CHECKSUMS} in {source.root.absolute()} to compare with.",
+                f"{_owner(sets, number)}: there is no {checksums.CHECKSUMS} to compare with in "
+                f"{some([str(place) for place in places])}.",
             )
-            continue
-        try:
-            same, changed, missing = checksums.verify(source.root)
-        except MapexError as error:
-            yield Finding("wrong", "checksums", f"{owner}: {error}", "Get the list anew from where the files are from.")
-            continue
-        for files, what in ((changed, "changed since the list was made"), (missing, "missing")):
-            if files:
-                yield Finding(
-                    "wrong",
-                    "checksums",
-                    f"{owner}: {counted(len(files), 'file')} {what}: {some(files)}.",
-                    "Fetch or unpack these files again.",
-                )
-        if not changed and not missing:
-            yield Finding("ok", "checksums", f"{owner}: {counted(len(same), 'file')} as listed.")
+    for folder, owner in folders.items():
+        yield from _compared(folder, owner)
+
+
+def _compared(folder: Path, owner: str) -> Iterator[Finding]:
+    """The files of one folder beside their list."""
+    try:
+        same, changed, missing = checksums.verify(folder)
+    except MapexError as error:
+        yield Finding("wrong", "checksums", f"{owner}: {error}", "Get the list anew from where the files are from.")
+        return
+    for files, what in ((changed, "changed since the list was made"), (missing, "missing")):
+        if files:
+            yield Finding(
+                "wrong",
+                "checksums",
+                f"{owner}: {counted(len(files), 'file')} {what}: {some(files)}.",
+                "Fetch or unpack these files again.",
+            )
+    if not changed and not missing:
+        yield Finding("ok", "checksums", f"{owner}: {counted(len(same), 'file')} as listed.")
 
 
 def _owner(sets: Sequence[TileSet], number: int) -> str:

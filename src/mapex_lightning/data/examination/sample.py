@@ -106,11 +106,6 @@ class Sample:
         """What was seen of each modality that some tile has."""
         return {name: look.pixels() for name, look in self._looks.items() if look.tiles}
 
-    @property
-    def looked(self) -> int:
-        """The number of tiles whose pixels were looked at."""
-        return min(LOOKED, len(self.read) + len(self.unread))
-
     def _read(self, key: str, *, looked: bool) -> None:
         try:
             tile = self.source.read(key, self.modalities)

@@ -140,11 +140,12 @@ def values(modality: Modality, pixels: Pixels, owner: str) -> Iterator[Finding]:
         return
     distance = np.abs(_distances(modality, statistics)[measured]).max()
     low, high = min(statistics.minimum), max(statistics.maximum)
+    invalid = f"{max(statistics.invalid):.1%} invalid, " if any(statistics.invalid) else ""
     yield Finding(
         "ok",
         "values",
         f"{name}: {figure(low)} to {figure(high)} {modality.unit}, bands within {distance:.1f} deviations of the "
-        f"modality's means, {max(statistics.invalid):.1%} invalid ({pixels.tiles} tiles).",
+        f"modality's means ({invalid}{pixels.tiles} tiles).",
     )
 
 

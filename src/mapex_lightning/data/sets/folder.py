@@ -41,6 +41,7 @@ class Folder(TileSet):
         task: what the labels are.
         classes: the class names by index; None sorts the names that occur. Needed for ``segmentation``.
         root: the folder from which paths count; None is the manifest's.
+        outside: lets files lie outside root, as links or paths that lead out of it: only for manifests that you trust.
 
     Raises:
         MapexError: the task is unknown, or masks are given without class names.
@@ -52,6 +53,7 @@ class Folder(TileSet):
         task: Task,
         classes: Sequence[str] | None = None,
         root: str | Path | None = None,
+        outside: bool = False,
     ) -> None:
         if task not in _TASKS:
             raise unknown("task", task, _TASKS)
@@ -60,6 +62,7 @@ class Folder(TileSet):
         self.task = task
         self.manifest = Path(manifest)
         self.root = self.manifest.parent.absolute() if root is None else Path(root)
+        self.outside = outside
         self._given = None if classes is None else tuple(classes)
 
     @property
@@ -89,16 +92,16 @@ class Folder(TileSet):
         """One tile: (C, H, W) per modality that it has.
 
         Raises:
-            MapexError: a raster is missing, damaged or lacks a band, its pixels are of another size than its modality
-                says, the rasters cover different ground, or a label is unknown.
+            MapexError: a raster is missing, damaged, outside root or lacks a band, its pixels are of another size than
+                its modality says, the rasters cover different ground, or a label is unknown.
         """
         files = self._entry(key).files
         self._columns(modalities)
         here = [modality for modality in modalities if modality.name in files]
-        images = {one.name: raster.read(self.root / files[one.name], one.bands, one.bands) for one in here}
+        images = {one.name: raster.read(self._path(files[one.name]), one.bands, one.bands) for one in here}
+        self._check_ground(key, images)
         for modality in here:
             self._check_pixels(key, modality, images[modality.name])
-        self._check_ground(key, images)
         return Tile(key, {name: image.to_numpy() for name, image in images.items()}, self.label(key))
 
     def label(self, key: str) -> Target | None:
@@ -118,16 +121,26 @@ class Folder(TileSet):
                 hot[[self._index(key, name) for name in _names(text)]] = 1
                 return hot
             case "segmentation":
-                return self._mask(key, self.root / text)
+                return self._mask(key, self._path(text))
 
     def georeference(self, key: str) -> GeoReference | None:
         """Where the mask lies or, without one, the tile's raster of the smallest pixels."""
         entry = self._entry(key)
         if self.task == "segmentation" and entry.label:
-            return raster.georeference(self.root / entry.label)
-        places = [raster.georeference(self.root / file) for file in entry.files.values()]
+            return raster.georeference(self._path(entry.label))
+        places = [raster.georeference(self._path(file)) for file in entry.files.values()]
         known = [place for place in places if place is not None]
         return min(known, key=lambda place: _pixel(place.transform), default=None)
+
+    def _path(self, written: str) -> Path:
+        """A file of the manifest; one that came with somebody's tiles must not read what lies elsewhere."""
+        path = self.root / written
+        if not self.outside and not path.resolve().is_relative_to(self.root.resolve()):
+            raise MapexError(
+                f"{written} in {self.manifest} leads out of {self.root}, to {path.resolve()}. Put the file there, give "
+                "a root that holds it, or say outside: true if you trust this manifest."
+            )
+        return path
 
     @cached_property
     def _table(self) -> Manifest:
