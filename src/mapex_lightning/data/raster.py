@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray
-from einops import repeat
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from mapex_lightning.data.legend import NODATA, write_legend
+from mapex_lightning.data.one_grid import on_one_grid
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
@@ -59,30 +59,32 @@ def read(
     return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
 
 
-def read_together(files: Mapping[str, Path]) -> np.ndarray:
-    """Reads bands that lie in a file each, on the grid of the finest; coarser ones are repeated onto it.
+def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndarray:
+    """Reads bands that lie in a file each, on one grid; coarser ones are repeated onto it.
 
     Args:
         files: C rasters of one band that cover the same ground, by the name of the band.
+        side: rows and columns of the grid; None is that of the finest of these files.
 
     Returns:
         Shape (C, H, W), float32; nodata and masked pixels are NaN.
 
     Raises:
-        MapexError: as for `read`, or the sides of a file do not divide those of the finest.
+        MapexError: as for `read`, or the sides of a file do not divide those of the grid.
     """
-    stored = {band: read(path, [band], [band]).to_numpy()[0] for band, path in files.items()}
-    height, width = (max(image.shape[axis] for image in stored.values()) for axis in (0, 1))
-    bands = []
-    for band, image in stored.items():
-        rows, columns = height // image.shape[0], width // image.shape[1]
-        if (image.shape[0] * rows, image.shape[1] * columns) != (height, width):
+    stored = {band: _only_band(path, band) for band, path in files.items()}
+    return on_one_grid(stored, lambda band: f"{files[band]} (band {band})", side)
+
+
+def _only_band(path: Path, band: str) -> np.ndarray:
+    """A raster of one band: (H, W) float32, NaN where invalid."""
+    with _opened(path) as source:
+        if source.count != 1:
             raise MapexError(
-                f"{files[band]} (band {band}) has {image.shape[0]} rows and {image.shape[1]} columns, which do not fit "
-                f"the {height} x {width} pixels of its other bands. Fetch or unpack it again."
+                f"{path} must hold band {band} alone; found {source.count} bands. Fetch or unpack it again."
             )
-        bands.append(repeat(image, "h w -> (h a) (w b)", a=rows, b=columns))
-    return np.stack(bands)
+        pixels: np.ndarray = np.ma.filled(_pixels(path, source, [1], [band], None)[0].astype(np.float32), np.nan)
+        return pixels
 
 
 def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
