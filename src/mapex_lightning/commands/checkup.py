@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +201,18 @@ def statistics_of(data: TileData) -> tuple[list[tuple[Modality, Statistics]], li
     unread: list[str] = []
     for source in data.sets:
         offered = [modality for modality in data.modalities if source.offers(modality)]
-        its = measure(source, source.keys("train", offered) if offered else [], offered, data.workers)
+        keys = source.keys("train", offered) if offered else []
+        its = measure(source, keys, offered, data.workers, _progress(len(keys)))
         for name, statistics in its.statistics.items():
             found[name].merge(statistics)
         unread += its.unread
     return [(modality, found[modality.name]) for modality in data.modalities if any(found[modality.name].count)], unread
+
+
+def _progress(total: int) -> Callable[[int], object] | None:
+    """A line that counts tiles, for people who wait."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done: print(
+        f"{done:,} of {total:,} tiles", end="\r" if done < total else "\n", file=sys.stderr, flush=True
+    )

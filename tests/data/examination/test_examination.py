@@ -304,7 +304,7 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         setter(sensors=(RADAR, replace(OPTICAL, gsd=20.0))),
         "wrong",
         "the pixels of s2 are 9.99 m wide by their georeference, and the modality has gsd: 20. Correct gsd",
-        "Mend these tiles",
+        "Mend what the sentence names",
     ),
     "pixels a little larger than said": (
         setter(sensors=(replace(RADAR, gsd=9.0), replace(OPTICAL, gsd=9.0))),
@@ -316,13 +316,13 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         rows(lambda rows: [row.shift.update(s2=80.0) for row in rows]),
         "wrong",
         "12 of 12 tiles that were tried cannot be read. t0: Tile t0: s1 and s2 cover different ground",
-        "Mend these tiles",
+        "Mend what the sentence names",
     ),
     "a sensor in other coordinates": (
         first(lambda row: row.epsg.update(s2=32633)),
         "wrong",
         "1 of 12 tiles that were tried cannot be read. t0: Tile t0: s1 and s2 have different coordinate systems",
-        "Mend these tiles",
+        "Mend what the sentence names",
     ),
     "a tile of another size": (
         first(lambda row: row.images.update({name: pixels[:, :4] for name, pixels in row.images.items()})),
@@ -340,13 +340,13 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         setter(after=cut),
         "wrong",
         "1 of 12 tiles that were tried cannot be read. t0: .*0_s2.tif cannot be",
-        "Mend these tiles",
+        "Mend what the sentence names",
     ),
     "a file that is missing": (
         setter(after=lambda folder: (folder / "3_s1.tif").unlink()),
         "wrong",
         "1 of 12 tiles that were tried cannot be read. t3: There is no raster .*3_s1.tif",
-        "Mend these tiles",
+        "Mend what the sentence names",
     ),
     "no manifest": (
         setter(after=lambda folder: (folder / "tiles.csv").unlink()),
@@ -394,7 +394,7 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         setter(task="segmentation", classes=["dry"]),
         "wrong",
         "12 of 12 tiles that were tried cannot be read. t0: Mask .*0.tif of tile t0 holds 1, and there are 1 classes",
-        "Mend these tiles",
+        "Mend what the sentence names",
     ),
     "labels for some": (
         rows(mixed_labels),

@@ -200,7 +200,8 @@ def _faulty(owner: str, what: str, faults: Sequence[Fault], samples: Sequence[Sa
         "wrong",
         "reading",
         f"{owner}: {len(faults):,} of {tried:,} tiles that were tried {what}. {faults[0].key}: {faults[0].sentence}",
-        "Mend these tiles or leave them out. Training skips up to data.most_bad of them; evaluation skips none.",
+        "Mend what the sentence names, or leave these tiles out. Training skips up to data.most_bad of them, "
+        "evaluation none.",
     )
 
 
