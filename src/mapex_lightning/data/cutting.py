@@ -110,8 +110,8 @@ class Cutter(NamedTuple):
                 file = self._file(view.modality.name, spot)
                 raster.write(file, image, view.modality.bands, grid.place)
                 made["files"][view.modality.name] = file.stat().st_size
-        if mask is not None and made["files"]:
-            raster.write_mask(self._file(MASK, spot), mask, ground.place)
+        if mask is not None and self.labels is not None and made["files"]:
+            raster.write_mask(self._file(MASK, spot), mask, ground.place, self.labels.classes)
             made["files"][MASK] = self._file(MASK, spot).stat().st_size
         return made
 
