@@ -18,9 +18,11 @@ from mapex_lightning.data.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.members import Members
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.scene import STORED, Reading, Scene
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
-from mapex_lightning.errors import MapexError
+from mapex_lightning.data.windows import Windows
+from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
 from mapex_lightning.tiles import Tile, Tiles, collate
@@ -134,6 +136,9 @@ class TileData(LightningDataModule):
         augment: random crops, flips and rotations in training.
         most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
         predict: the split that ``mapex predict`` goes through.
+        scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
+        reading: how the files of a scene are to be read, by sensor: band names, nodata, scale, offset, decibels.
+        overlap: the share of a window of a scene that the next window covers again.
         seed: of order, augmentations and shots.
     """
 
@@ -151,6 +156,9 @@ class TileData(LightningDataModule):
         augment: bool = True,
         most_bad: float = 0.01,
         predict: Literal["train", "val", "test"] = "test",
+        scene: dict[str, list[str]] | list[str] | None = None,
+        reading: dict[str, Reading] | None = None,
+        overlap: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -172,6 +180,8 @@ class TileData(LightningDataModule):
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
         self._members: dict[Split, Members] = {}
+        self.scene, self.reading, self.overlap = scene, reading or {}, overlap
+        self.windows: Windows | None = None
 
     @property
     def task(self) -> Task | None:
@@ -240,7 +250,9 @@ class TileData(LightningDataModule):
         return self._loader(self._whole("test"), self.members("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
-        """Every tile of the split `predict` once."""
+        """Every tile of the split `predict` once, or the windows of a scene that are this process's share."""
+        if self.windows is not None:
+            return self._windows_loader(self.windows)
         return self._loader(self._whole(self.predict_split), self.members(self.predict_split), shuffle=False)
 
     def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
@@ -249,6 +261,57 @@ class TileData(LightningDataModule):
         The Trainer calls this. Whoever goes through a loader by hand calls it too, with 0 as the loader's number.
         """
         return batch.finished(self.modalities, self.extent) if isinstance(batch, Stored) else batch
+
+    def open_scene(self, cell: int | None, encoder: Sequence[Modality] | None = None) -> Windows:
+        """Makes `predict_dataloader` go through the windows of the scene.
+
+        Args:
+            cell: pixels along a cell of the map, or None for a label per window; see `Windows`.
+            encoder: read those of an encoder's sensors that the scene has, instead of `modalities` with some absent.
+
+        Raises:
+            MapexError: the scene names a sensor that is not read, or cannot be read itself.
+        """
+        assert self.scene is not None
+        read, files = encoder or self.modalities, self.scene
+        names = [modality.name for modality in read]
+        if not isinstance(files, dict):
+            if len(names) > 1:
+                raise MapexError(
+                    f"The model reads {', '.join(names)}: say which files are whose, such as "
+                    f"--data.scene {names[0]}={files[0]}."
+                )
+            files = {names[0]: files}
+        for name in files:
+            if name not in names:
+                raise unknown("sensor", name, names, "Give files of sensors that the model reads")
+        here = [modality for modality in read if modality.name in files]
+        read = here if encoder else read
+        scenes = {
+            one.name: Scene([Path(file) for file in files[one.name]], one.bands, self.reading.get(one.name, STORED))
+            for one in here
+        }
+        side = round(self.extent / min(modality.gsd for modality in read))
+        self.windows = Windows(scenes, read, side, self.overlap, cell)
+        return self.windows
+
+    def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
+        mine, size = windows.plan.share(*self._rank()).windows, self.batch_size
+        # Batches are the same on any number of processes, so that not even rounding differs; whoever has nothing to do
+        # has a batch nevertheless, for the Trainer.
+        wanted = range(mine.start // size * size, min(-(-mine.stop // size) * size, len(windows))) or range(1)
+        return DataLoader(
+            dataset=windows,
+            batch_size=size,
+            sampler=wanted,
+            num_workers=self.workers,
+            collate_fn=windows.batch,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
@@ -277,7 +340,7 @@ class TileData(LightningDataModule):
         return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
 
     def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> EpochLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._rank()
         sampler = EpochSampler(
             members.shards,
             shuffle=shuffle,
