@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mapex_lightning.data.batches import PackedMembers, Stored, gathered
+from mapex_lightning.data.loader import EpochLoader
+from mapex_lightning.data.members import Members
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.scene import STORED, Reading, Scene
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
-from mapex_lightning.data.transforms import corner_of, crop, dihedral
-from mapex_lightning.errors import MapexError
+from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
+from mapex_lightning.data.windows import Windows
+from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
 from mapex_lightning.tiles import Tile, Tiles, collate
@@ -53,8 +58,7 @@ class Cuts(Dataset[Tile]):
         self.members, self.modalities, self.extent = members, modalities, extent
         self.augment, self.most_bad, self.seed = augment, most_bad, seed
         self.read = self.bad = 0
-        sources = {source for source, _ in members}
-        self.offered = {source: [m for m in modalities if source.offers(m)] for source in sources}
+        self.offered: dict[TileSet, list[Modality]] = {}
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -81,10 +85,32 @@ class Cuts(Dataset[Tile]):
                 warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
         raise MapexError("No tile of the data set can be read.")
 
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Tile] | Stored:
+        """The tiles at several (epoch, index) of one epoch: as they are stored, where some of them are packed."""
+        if not self._packed:
+            return [self[at] for at in places]
+        indexes = np.array([index for _, index in places])
+        found = self._packed.parts(indexes, draws(self.seed, places[0][0], indexes) if self.augment else None)
+        others = np.ones(len(places), dtype=bool)
+        for part in found:
+            others[part.places] = False
+        tiles = {row: self[places[row]] for row in np.flatnonzero(others).tolist()}
+        self.read += len(places) - len(tiles)
+        names = [self.members[at][1] for at in indexes.tolist()]
+        for row, tile in tiles.items():
+            names[row] = tile.name  # another one's where it could not be used
+        return gathered(names, found, tiles, self.modalities, self.extent)
+
+    @functools.cached_property
+    def _packed(self) -> PackedMembers:
+        return PackedMembers(self.members, self.modalities, self.extent)
+
     def _cut(self, epoch: int, index: int) -> Tile:
         source, key = self.members[index]
+        if source not in self.offered:
+            self.offered[source] = [modality for modality in self.modalities if source.offers(modality)]
         tile = source.read(key, self.offered[source])
-        rng = np.random.default_rng((self.seed, epoch, index)) if self.augment else None
+        rng = Drawn(draws(self.seed, epoch, np.array([index]))[0]) if self.augment else None
         cut = crop(tile, self.modalities, self.extent, rng)
         if not any(np.isfinite(image).any() for image in cut.images.values()):
             raise MapexError(f"Tile {key} has no valid pixel in the crop; leave it out of the data set.")
@@ -104,11 +130,15 @@ class TileData(LightningDataModule):
         workers: processes that read tiles; 0 reads in the training process.
         root: the folder in which sets look for their files instead of data/, unless they have a root of their own.
         shots: labelled tiles per class to train on; by default all.
-        weights: per set, its share of an epoch; by default every tile once.
+        weights: per set, its share of an epoch; by default every tile once. A set with more tiles than its share goes
+            on in the next epoch where it stopped.
         draws: tiles per epoch when `weights` are given; by default as many as there are.
         augment: random crops, flips and rotations in training.
         most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
         predict: the split that ``mapex predict`` goes through.
+        scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
+        reading: how the files of a scene are to be read, by sensor: band names, nodata, scale, offset, decibels.
+        overlap: the share of a window of a scene that the next window covers again.
         seed: of order, augmentations and shots.
     """
 
@@ -126,6 +156,9 @@ class TileData(LightningDataModule):
         augment: bool = True,
         most_bad: float = 0.01,
         predict: Literal["train", "val", "test"] = "test",
+        scene: dict[str, list[str]] | list[str] | None = None,
+        reading: dict[str, Reading] | None = None,
+        overlap: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -146,7 +179,9 @@ class TileData(LightningDataModule):
         self.batch_size, self.workers, self.shots, self.seed = batch_size, workers, shots, seed
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
-        self._members: dict[Split, list[tuple[TileSet, str]]] = {}
+        self._members: dict[Split, Members] = {}
+        self.scene, self.reading, self.overlap = scene, reading or {}, overlap
+        self.windows: Windows | None = None
 
     @property
     def task(self) -> Task | None:
@@ -166,7 +201,7 @@ class TileData(LightningDataModule):
             source.task == first.task and source.classes == first.classes for source in self.sets
         )
 
-    def members(self, split: Split) -> list[tuple[TileSet, str]]:
+    def members(self, split: Split) -> Members:
         """The tiles of a split, as data set and key; of the training split, `shots` of each class.
 
         Raises:
@@ -174,7 +209,7 @@ class TileData(LightningDataModule):
         """
         if split not in self._members:
             self._check_offered()
-            found = [(source, key) for source in self.sets for key in source.keys(split, self._offered(source))]
+            found = Members(tuple((source, source.keys(split, self._offered(source))) for source in self.sets))
             if not found:
                 names = ", ".join(type(source).__name__ for source in self.sets)
                 raise MapexError(f"The split {split} of {names} holds no tile; add some or use another split.")
@@ -204,20 +239,79 @@ class TileData(LightningDataModule):
         """Shuffled, augmented batches of equal size."""
         members = self.members("train")
         cuts = self._cuts(members, self.augment, self.most_bad)
-        weights = None if self.weights is None else _tile_weights(members, self.sets, self.weights)
-        return self._loader(cuts, shuffle=True, weights=weights, draws=self.draws)
+        return self._loader(cuts, members, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Tile]:
         """Every validation tile once."""
-        return self._loader(self._whole("val"), shuffle=False)
+        return self._loader(self._whole("val"), self.members("val"), shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Tile]:
         """Every test tile once."""
-        return self._loader(self._whole("test"), shuffle=False)
+        return self._loader(self._whole("test"), self.members("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
-        """Every tile of the split `predict` once."""
-        return self._loader(self._whole(self.predict_split), shuffle=False)
+        """Every tile of the split `predict` once, or the windows of a scene that are this process's share."""
+        if self.windows is not None:
+            return self._windows_loader(self.windows)
+        return self._loader(self._whole(self.predict_split), self.members(self.predict_split), shuffle=False)
+
+    def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
+        """Makes tiles of what packed stores hold, on the device; all other batches are tiles already.
+
+        The Trainer calls this. Whoever goes through a loader by hand calls it too, with 0 as the loader's number.
+        """
+        return batch.finished(self.modalities, self.extent) if isinstance(batch, Stored) else batch
+
+    def open_scene(self, cell: int | None, encoder: Sequence[Modality] | None = None) -> Windows:
+        """Makes `predict_dataloader` go through the windows of the scene.
+
+        Args:
+            cell: pixels along a cell of the map, or None for a label per window; see `Windows`.
+            encoder: read those of an encoder's sensors that the scene has, instead of `modalities` with some absent.
+
+        Raises:
+            MapexError: the scene names a sensor that is not read, or cannot be read itself.
+        """
+        assert self.scene is not None
+        read, files = encoder or self.modalities, self.scene
+        names = [modality.name for modality in read]
+        if not isinstance(files, dict):
+            if len(names) > 1:
+                raise MapexError(
+                    f"The model reads {', '.join(names)}: say which files are whose, such as "
+                    f"--data.scene {names[0]}={files[0]}."
+                )
+            files = {names[0]: files}
+        for name in files:
+            if name not in names:
+                raise unknown("sensor", name, names, "Give files of sensors that the model reads")
+        here = [modality for modality in read if modality.name in files]
+        read = here if encoder else read
+        scenes = {
+            one.name: Scene([Path(file) for file in files[one.name]], one.bands, self.reading.get(one.name, STORED))
+            for one in here
+        }
+        side = round(self.extent / min(modality.gsd for modality in read))
+        self.windows = Windows(scenes, read, side, self.overlap, cell)
+        return self.windows
+
+    def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
+        mine, size = windows.plan.share(*self._rank()).windows, self.batch_size
+        # Batches are the same on any number of processes, so that not even rounding differs; whoever has nothing to do
+        # has a batch nevertheless, for the Trainer.
+        wanted = range(mine.start // size * size, min(-(-mine.stop // size) * size, len(windows))) or range(1)
+        return DataLoader(
+            dataset=windows,
+            batch_size=size,
+            sampler=wanted,
+            num_workers=self.workers,
+            collate_fn=windows.batch,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
@@ -245,21 +339,20 @@ class TileData(LightningDataModule):
     def _cuts(self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float) -> Cuts:
         return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
 
-    def _loader(
-        self, cuts: Cuts, *, shuffle: bool, weights: list[float] | None = None, draws: int | None = None
-    ) -> DataLoader[Tile]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> EpochLoader:
+        rank, world = self._rank()
         sampler = EpochSampler(
-            len(cuts),
+            members.shards,
             shuffle=shuffle,
             seed=self.seed,
             rank=rank,
             world=world,
-            weights=weights,
-            draws=draws,
+            weights=self.weights if shuffle else None,
+            draws=self.draws if shuffle else None,
         )
+        sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
-        return DataLoader(
+        loader = EpochLoader(
             dataset=cuts,
             batch_size=size,
             sampler=sampler,
@@ -269,15 +362,35 @@ class TileData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+        loader.given = self._given
+        return loader
+
+    def _epoch(self) -> int:
+        """The epoch a run begins with; the workers of a resumed one begin to read before Lightning says which it is."""
+        if not self.trainer:
+            return 0
+        loop = self.trainer.fit_loop
+        begun, over = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress.is_last_batch
+        return begun if over else max(0, begun - 1)
+
+    def _given(self) -> int:
+        """How many batches of this epoch the model has been given."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
 
-def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile]) -> Batch:
+def _batch(
+    modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile] | Stored
+) -> Batch | Stored:
+    if isinstance(tiles, Stored):
+        if not labelled or len(tiles.unlabelled) == len(tiles.names):
+            return tiles._replace(target=None)
+        _check_labelled(tiles.unlabelled)
+        return tiles
     batch = collate(tiles, modalities, extent)
     unlabelled = [tile.name for tile in tiles if tile.target is None]
     if not labelled or len(unlabelled) == len(tiles):
         return batch
-    if unlabelled:
-        raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
+    _check_labelled(unlabelled)
     targets = [np.asarray(tile.target) for tile in tiles]
     for tile, target in zip(tiles, targets, strict=True):
         if target.shape != targets[0].shape:
@@ -288,7 +401,12 @@ def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles:
     return batch, torch.from_numpy(np.stack(targets))
 
 
-def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[tuple[TileSet, str]]:
+def _check_labelled(unlabelled: Sequence[str]) -> None:
+    if unlabelled:
+        raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
+
+
+def few(members: Members, shots: int, seed: int) -> Members:
     """`shots` tiles of each class, drawn by `seed`; all of a class that has fewer.
 
     Raises:
@@ -302,17 +420,9 @@ def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[t
             raise MapexError(f"data.shots needs one class per tile; tile {key} has {found}.")
         by_class.setdefault(label, []).append((source, key))
     rng = np.random.default_rng(seed)
-    return [
-        found[index]
-        for _, found in sorted(by_class.items())
-        for index in sorted(rng.permutation(len(found))[:shots].tolist())
-    ]
-
-
-def _tile_weights(
-    members: Sequence[tuple[TileSet, str]], sets: Sequence[TileSet], weights: Sequence[float]
-) -> list[float]:
-    """Per tile: its set's weight over the set's number of tiles."""
-    count: Mapping[int, int] = {id(s): sum(source is s for source, _ in members) for s in sets}
-    share = {id(s): weight / max(1, count[id(s)]) for s, weight in zip(sets, weights, strict=True)}
-    return [share[id(source)] for source, _ in members]
+    chosen: dict[TileSet, list[str]] = {source: [] for source, _ in members.parts}
+    for _, tiles in sorted(by_class.items()):
+        for index in sorted(rng.permutation(len(tiles))[:shots].tolist()):
+            source, key = tiles[index]
+            chosen[source].append(key)
+    return Members(tuple(chosen.items()))

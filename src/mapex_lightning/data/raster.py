@@ -12,16 +12,22 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray
-from einops import repeat
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from mapex_lightning.data.legend import NODATA, write_legend
+from mapex_lightning.data.one_grid import on_one_grid
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
 from mapex_lightning.tiles import IGNORED
+
+_OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+"""For GDAL: look for a file's companions by name, and do not list its folder, which may hold thousands, for each."""
 
 
 def read(
@@ -48,39 +54,88 @@ def read(
     """
     with _opened(path) as source:
         indexes = _indexes(path, source.descriptions, names, bands)
-        pixels = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+        read = _filled(path, source, indexes, bands, window)
         attributes = {
             "crs": source.crs.to_wkt() if source.crs else "",
             "transform": _shifted(source.transform, window),
             "scales": tuple(source.scales[index - 1] for index in indexes),
             "offsets": tuple(source.offsets[index - 1] for index in indexes),
         }
-    return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+    return xarray.DataArray(read, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
 
 
-def read_together(files: Mapping[str, Path]) -> np.ndarray:
-    """Reads bands that lie in a file each, on the grid of the finest; coarser ones are repeated onto it.
-
-    Args:
-        files: C rasters of one band that cover the same ground, by the name of the band.
+def pixels(
+    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
+) -> np.ndarray:
+    """The values of `read` alone: labels for its axes take as long to make as a small raster to read.
 
     Returns:
         Shape (C, H, W), float32; nodata and masked pixels are NaN.
 
     Raises:
-        MapexError: as for `read`, or the sides of a file do not divide those of the finest.
+        MapexError: as for `read`.
     """
-    stored = {band: read(path, [band], [band]).to_numpy()[0] for band, path in files.items()}
-    height, width = (max(image.shape[axis] for image in stored.values()) for axis in (0, 1))
-    bands = []
-    for band, image in stored.items():
-        rows, columns = height // image.shape[0], width // image.shape[1]
-        if (image.shape[0] * rows, image.shape[1] * columns) != (height, width):
+    with _opened(path) as source:
+        return _filled(path, source, _indexes(path, source.descriptions, names, bands), bands, window)
+
+
+def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndarray:
+    """Reads bands that lie in a file each, on one grid; coarser ones are repeated onto it.
+
+    Args:
+        files: C rasters of one band that cover the same ground, by the name of the band.
+        side: rows and columns of the grid; None is that of the finest of these files.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: as for `read`, or the sides of a file do not divide those of the grid.
+    """
+    stored = {band: _only_band(path, band) for band, path in files.items()}
+    return on_one_grid(stored, lambda band: f"{files[band]} (band {band})", side)
+
+
+def _only_band(path: Path, band: str) -> np.ndarray:
+    """A raster of one band: (H, W) float32, NaN where invalid."""
+    with _opened(path) as source:
+        if source.count != 1:
             raise MapexError(
-                f"{files[band]} (band {band}) has {image.shape[0]} rows and {image.shape[1]} columns, which do not fit "
-                f"the {height} x {width} pixels of its other bands. Fetch or unpack it again."
+                f"{path} must hold band {band} alone; found {source.count} bands. Fetch or unpack it again."
             )
-        bands.append(repeat(image, "h w -> (h a) (w b)", a=rows, b=columns))
+        (pixels,) = _filled(path, source, [1], [band], None)
+        return np.asarray(pixels)
+
+
+def read_warped(files: Mapping[str, Path], onto: Path, nodata: float | None = None) -> np.ndarray:
+    """Reads bands that lie in a file each, warped onto the grid of another raster.
+
+    Args:
+        files: C georeferenced rasters of one band, by the name of the band.
+        onto: the raster whose coordinate system, extent and pixels are taken; it is not read.
+        nodata: the stored value of invalid pixels, where the files do not declare it.
+
+    Returns:
+        Shape (C, H, W), float32, interpolated bilinearly; nodata, and what lies outside a file, is NaN.
+
+    Raises:
+        MapexError: a file is missing, damaged or no raster, or a raster does not say where it lies.
+    """
+    with _opened(onto) as target:
+        grid = {"crs": target.crs, "transform": target.transform, "height": target.height, "width": target.width}
+    bands = []
+    for band, path in files.items():
+        with _opened(path) as source:
+            for file, crs in ((onto, grid["crs"]), (path, source.crs)):
+                if crs is None:
+                    raise MapexError(
+                        f"{file} does not say where it lies, so {path} cannot be warped onto {onto}. "
+                        "Fetch or unpack it again."
+                    )
+            own = source.nodata if nodata is None else nodata
+            options = {"src_nodata": own, "nodata": np.nan, "dtype": "float32", "resampling": Resampling.bilinear}
+            with WarpedVRT(source, **grid, **options) as warped:
+                bands.append(_pixels(path, warped, [1], [band], None)[0].filled(np.nan))
     return np.stack(bands)
 
 
@@ -133,14 +188,68 @@ def write(path: Path, image: np.ndarray, bands: Sequence[str], place: GeoReferen
     _write(path, image, bands, place, np.nan if np.issubdtype(image.dtype, np.floating) else None)
 
 
-def write_mask(path: Path, mask: np.ndarray, place: GeoReference | None = None) -> None:
-    """Writes class indexes (H, W) as a one-band int16 GeoTIFF whose nodata value is `IGNORED`.
+def write_mask(
+    path: Path, mask: np.ndarray, place: GeoReference | None = None, classes: Sequence[str] | None = None
+) -> None:
+    """Writes class indexes (H, W) as a one-band uint8 GeoTIFF, in which `legend.NODATA` stands for `IGNORED`.
+
+    Args:
+        path: where to.
+        mask: from 0 to 254, or `IGNORED`.
+        place: where the mask lies.
+        classes: their names, which are stored together with a colour each.
 
     Raises:
         MapexError: the folder is missing or cannot be written.
     """
-    assert mask.ndim == 2, mask.shape
-    _write(path, mask[None].astype(np.int16), ["class"], place, IGNORED)
+    assert mask.ndim == 2 and mask.max(initial=0) < NODATA, (mask.shape, mask.max(initial=0))
+    stored = np.where(mask == IGNORED, NODATA, mask).astype(np.uint8)
+    _write(path, stored[None], ["class"], place, NODATA, classes)
+
+
+def open_raster(path: Path) -> DatasetReader:
+    """Opens a raster, for its header or for several windows; whoever opens it closes it.
+
+    Raises:
+        MapexError: the file is missing, damaged or no raster.
+    """
+    if not path.exists():
+        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
+    if path.is_dir():
+        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
+    try:
+        with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
+            source = rasterio.open(path)
+    except RasterioError as error:
+        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
+    if lost.tags:
+        source.close()
+        raise MapexError(
+            f"{path} is damaged or cut short: of its header {', '.join(lost.tags)} cannot be read. "
+            "Fetch or unpack it again."
+        )
+    return source
+
+
+def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window: Window | None = None) -> np.ndarray:
+    """Reads a window of an open raster.
+
+    Args:
+        path: its path, for messages.
+        source: the open raster.
+        indexes: C bands by their 1-based positions.
+        window: the part to read; None is the whole raster.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: the raster is damaged, or ends before the window does.
+    """
+    names = [source.descriptions[index - 1] or str(index) for index in indexes]
+    pixels = _pixels(path, source, indexes, names, window).astype(np.float32)
+    filled: np.ndarray = np.ma.filled(pixels, np.nan)
+    return filled
 
 
 @contextmanager
@@ -175,22 +284,7 @@ def _watched() -> Iterator[_Lost]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[DatasetReader]:
-    """Opens a raster; what cannot be opened is named in one sentence."""
-    if not path.exists():
-        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
-    if path.is_dir():
-        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
-    try:
-        with _ungeoreferenced_is_fine(), _watched() as lost:
-            source = rasterio.open(path)
-    except RasterioError as error:
-        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
-    with source:
-        if lost.tags:
-            raise MapexError(
-                f"{path} is damaged or cut short: of its header {', '.join(lost.tags)} cannot be read. "
-                "Fetch or unpack it again."
-            )
+    with open_raster(path) as source:
         yield source
 
 
@@ -243,6 +337,14 @@ def _pixels(
     return pixels
 
 
+def _filled(
+    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None
+) -> np.ndarray:
+    """Reads (C, H, W) float32 with NaN where pixels are invalid."""
+    filled: np.ndarray = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+    return filled
+
+
 def _shifted(transform: Affine, window: Window | None) -> tuple[float, ...]:
     """The transform of a window; rasterio's own warns with affine 3, which deprecates its way to multiply."""
     a, b, c, d, e, f = tuple(transform)[:6]
@@ -258,7 +360,12 @@ def _within(part: Window, whole: Window) -> bool:
 
 
 def _write(
-    path: Path, pixels: np.ndarray, bands: Sequence[str], place: GeoReference | None, nodata: float | None
+    path: Path,
+    pixels: np.ndarray,
+    bands: Sequence[str],
+    place: GeoReference | None,
+    nodata: float | None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Writes a GeoTIFF, whole or not at all."""
     count, height, width = pixels.shape
@@ -271,7 +378,9 @@ def _write(
             _ungeoreferenced_is_fine(),
             rasterio.open(beside, "w", driver="GTiff", compress="deflate", **profile) as target,
         ):
-            target.write(pixels)
             target.descriptions = tuple(bands)
+            if classes is not None:
+                write_legend(target, classes)
+            target.write(pixels)
 
     write_whole(path, fill)
