@@ -30,7 +30,8 @@ class Memory:
     """Bytes that a training step takes at its worst moment, as an estimate.
 
     What operations need for a moment is left out, and what is freed during the backward pass before all gradients are
-    there is counted. `tests/train/test_rehearsal.py` measures true peaks, which are within a factor of 1.5 of it.
+    there is counted. `tests/train/test_rehearsal.py` measures true peaks, which are within a factor of 1.5 of it. With
+    bf16-mixed it errs to the safe side, by up to a half: casts of the experts look as if tiles had made them.
 
     Args:
         parameters: weights and other stored numbers of the model.
