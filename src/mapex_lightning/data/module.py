@@ -18,7 +18,7 @@ from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.scene import Scene
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import corner_of, crop, dihedral
-from mapex_lightning.data.windows import Windows
+from mapex_lightning.data.windows import Cell, Windows
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
@@ -229,11 +229,12 @@ class TileData(LightningDataModule):
             return self._windows_loader(self.windows)
         return self._loader(self._whole(self.predict_split), shuffle=False)
 
-    def open_scene(self, cell: int | None, encoder: Sequence[Modality] | None = None) -> Windows:
+    def open_scene(self, cell: Cell, patch: int, encoder: Sequence[Modality] | None = None) -> Windows:
         """Makes `predict_dataloader` go through the windows of the scene.
 
         Args:
-            cell: pixels along a cell of the map, or None for a label per window; see `Windows`.
+            cell: what a cell of the map is; see `Windows`.
+            patch: side of the encoder's patches in pixels.
             encoder: read those of an encoder's sensors that the scene has, instead of `modalities` with some absent.
 
         Raises:
@@ -256,7 +257,7 @@ class TileData(LightningDataModule):
         read = here if encoder else read
         scenes = {one.name: Scene([Path(file) for file in files[one.name]], unnamed=one.bands) for one in here}
         side = round(self.extent / min(modality.gsd for modality in read))
-        self.windows = Windows(scenes, read, side, self.overlap, cell)
+        self.windows = Windows(scenes, read, side, self.overlap, cell, patch)
         return self.windows
 
     def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
