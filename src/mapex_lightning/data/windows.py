@@ -69,8 +69,8 @@ class Windows(Dataset[Tile]):
         unit = round(alignment(modalities) / self.gsd)
         if side % lcm(unit, patch):
             raise MapexError(
-                f"A window of {side} pixels is no multiple of {lcm(unit, patch)}, at which patches of {patch} pixels of "
-                "all sensors begin; choose another data.size."
+                f"A window of {side} pixels is no multiple of {lcm(unit, patch)}, at which patches of {patch} pixels "
+                "and pixels of all sensors begin; choose another data.size."
             )
         self.step, self.margin = 1, 0
         wanted = round(side * (1 - overlap))
