@@ -14,6 +14,7 @@ from mapex_lightning.cli import packaged_configs
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import PRESETS, preset
 from mapex_lightning.model.encoder import Encoder
+from tests.sharding import write_set
 
 LIMITS = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 LIMITS += ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--data.batch_size", "2"]
@@ -36,8 +37,13 @@ REAL = {
 }
 """Configs that need real tiles."""
 
-ELSEWHERE = {"ddp", "base", "large"}
-"""Run by tests/train/test_ddp.py; too large to train in a test, see below."""
+ELSEWHERE = {"ddp", "benge", "base", "large"}
+"""Run by tests/train/test_ddp.py; by tests/data/sets/test_benge.py; too large to train in a test, see below."""
+SHARDED: dict[str, tuple[str, list[str], int]] = {
+    "terramesh": ("TerraMesh", ["S2L2A", "S1RTC", "S2RGB", "DEM"], 1),
+    "ssl4eo-shards": ("SSL4EO-S12-v1.1", ["S2L2A", "S1GRD", "DEM"], 4),
+}
+"""Overlays that need shards: the folder, the folders in there and the times of a place."""
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_config_is_run_somewhere() -> None:
-    assert {file.stem for file in packaged_configs().glob("*.yaml")} == {*RUNS, *REAL, *ELSEWHERE}
+    assert {file.stem for file in packaged_configs().glob("*.yaml")} == {*RUNS, *REAL, *SHARDED, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("words", RUNS.values(), ids=RUNS)
@@ -68,6 +74,15 @@ def test_a_config_runs_on_real_tiles(words: list[str], folder: Path, shared_data
         eurosat = [f"{{class_path: EuroSAT, init_args: {{require: [{name}]}}}}" for name in ("s2", "rgb")]
         rest += ["--data.sets", f"[{', '.join([ben, *eurosat])}]"]
     assert main(["fit", *words, *rest, *LIMITS]) == 0
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_config_runs_on_shards_as_published(name: str, folder: Path) -> None:
+    below, sensors, times = SHARDED[name]
+    for split in ("train", "val"):
+        write_set(folder / "data" / below, split, "a", sensors, range(4), times)
+    rest = ["--data.size", "16", "--data.draws", "4", "--data.workers", "0", "--model.seal", "null"]
+    assert main(["fit", "--config", "pretrain.yaml", "--config", f"{name}.yaml", *rest, *LIMITS]) == 0
 
 
 @pytest.mark.parametrize(

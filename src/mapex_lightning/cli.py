@@ -265,8 +265,16 @@ def _say(sentence: str) -> None:
         print(sentence, flush=True)
 
 
-def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> MapexCLI:
+def build(
+    command: str, words: Sequence[str], prune: dict[str, Any] | None = None, kind: type[MapexCLI] = MapexCLI
+) -> MapexCLI:
     """Parses settings and builds what they describe.
+
+    Args:
+        command: the command.
+        words: the settings.
+        prune: see `MapexCLI`.
+        kind: what builds.
 
     Raises:
         MapexError: a setting is unknown or cannot be used.
@@ -278,16 +286,24 @@ def build(command: str, words: Sequence[str], prune: dict[str, Any] | None = Non
     if command != "prune" and not {"--help", *CONFIG} & {word.split("=")[0] for word in words}:
         raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
     try:
-        return MapexCLI(command, words, prune)
+        return kind(command, words, prune)
     except (ArgumentError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MapexError):
-            cause = cause.__cause__
-        if cause is not None:  # a sentence of ours that jsonargparse has wrapped
-            raise cause from None
-        if isinstance(error, ArgumentError):
-            raise _sentence(error) from error
-        raise
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        raise sentence from None
+
+
+def sentence_of(error: BaseException) -> MapexError | None:
+    """The sentence for an error in building: one of ours, though jsonargparse has wrapped it, or of jsonargparse.
+
+    Returns:
+        None for an error that is neither, which is a fault of the program.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MapexError):
+        cause = cause.__cause__
+    return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
 
 
 def _trust(words: list[str]) -> list[str]:

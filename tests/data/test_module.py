@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import BadTileWarning, Cuts, TileData
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.scene import Reading
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.sets.synthetic import Synthetic
@@ -396,7 +397,7 @@ def test_a_bad_tile_is_skipped_whatever_makes_it_bad(tmp_path: Path) -> None:
     with pytest.warns(BadTileWarning) as caught:
         assert cuts[0, 1].name == "t4"
     said = [str(warning.message) for warning in caught]
-    assert "t1.tif cannot be" in said[0]
+    assert "t1.tif is damaged or cut short" in said[0]
     assert "no band 'VH'" in said[1]
     assert "t3.tif has 3 bands without names where 2 are expected" in said[2]
 
@@ -467,3 +468,11 @@ def test_a_batch_is_of_plain_tensors_and_names() -> None:
     assert {image.dtype for image in tiles.images.values()} == {torch.float32}
     assert {here.dtype for here in tiles.present.values()} == {torch.bool}
     assert tiles.names == ("val-000000", "val-000001")
+
+
+def test_the_files_of_a_scene_are_read_as_the_config_says(tmp_path: Path) -> None:
+    power = np.full((2, 16, 16), 0.01, dtype=np.float32)
+    raster.write(tmp_path / "s1.tif", power, ["vv", "vh"], PLACE)
+    reading = {"s1": Reading(bands=("VV", "VH"), decibels=True)}
+    data = TileData([world()], ["s1"], size=16, overlap=0.0, scene={"s1": [str(tmp_path / "s1.tif")]}, reading=reading)
+    np.testing.assert_allclose(data.open_scene(None)[0].images["s1"], -20, rtol=1e-5)

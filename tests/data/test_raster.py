@@ -195,3 +195,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
 def test_writing_makes_the_folder(tmp_path: Path, image: np.ndarray) -> None:
     raster.write(tmp_path / "nowhere" / "image.tif", image, ["a", "b", "c"])
     assert [file.name for file in (tmp_path / "nowhere").iterdir()] == ["image.tif"]
+
+
+def test_bands_in_a_file_each_come_on_one_grid(tmp_path: Path) -> None:
+    fine, coarse = np.arange(16, dtype=np.uint16).reshape(1, 4, 4), np.array([[[1, 2], [3, 0]]], dtype=np.uint16)
+    files = {"B02": unnamed(tmp_path / "B02.tif", fine), "B11": unnamed(tmp_path / "B11.tif", coarse, nodata=0)}
+    together = raster.read_together(files)
+    np.testing.assert_array_equal(together[0], fine[0])
+    np.testing.assert_array_equal(together[1, ::2, ::2], [[1, 2], [3, np.nan]])
+    np.testing.assert_array_equal(raster.read_together({"B11": files["B11"]}, side=4), together[1:])
+
+
+def test_a_file_of_several_bands_is_none_of_one(tmp_path: Path, image: np.ndarray) -> None:
+    with pytest.raises(MapexError, match=r"many\.tif must hold band B02 alone; found 3 bands"):
+        raster.read_together({"B02": unnamed(tmp_path / "many.tif", image)})
+
+
+def test_a_file_that_does_not_fit_the_grid_is_named(tmp_path: Path) -> None:
+    path = unnamed(tmp_path / "odd.tif", np.ones((1, 3, 3), dtype=np.uint16))
+    with pytest.raises(MapexError, match=r"odd\.tif \(band B02\) has 3 rows and 3 columns"):
+        raster.read_together({"B02": path}, side=4)

@@ -14,7 +14,7 @@ from rasterio.control import GroundControlPoint
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.grid import Grid
-from mapex_lightning.data.scene import Conversion, Scene
+from mapex_lightning.data.scene import Reading, Scene
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import IGNORED
 from tests import scenes
@@ -53,16 +53,16 @@ def test_the_native_grid_is_that_of_the_finest_band(tmp_path: Path) -> None:
 
 
 def test_names_that_are_given_win(radar: Path) -> None:
-    scene = Scene([radar], names=["HH", "HV"])
+    scene = Scene([radar], reading=Reading(("HH", "HV")))
     assert scene.bands == ("HH", "HV")
     np.testing.assert_array_equal(scene.read(["HH"], GRID), raster.read(radar, ["VV"]))
 
 
 def test_names_run_on_over_several_files(tmp_path: Path) -> None:
     files = [plain(tmp_path / "one.tif", count=2), plain(tmp_path / "two.tif")]
-    assert Scene(files, names=["a", "b", "c"]).bands == ("a", "b", "c")
+    assert Scene(files, reading=Reading(("a", "b", "c"))).bands == ("a", "b", "c")
     with pytest.raises(MapexError, match=r"2 band names were given .* for 3 bands"):
-        _ = Scene(files, names=["a", "b"]).bands
+        _ = Scene(files, reading=Reading(("a", "b"))).bands
 
 
 def test_an_only_file_that_does_not_describe_its_bands_is_taken_in_the_order_expected(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_declared_and_given_nodata_become_nan(tmp_path: Path) -> None:
         tmp_path / "x.tif", "w", nodata=3, transform=rasterio.Affine(*grid.transform), **profile
     ) as file:
         file.write(image)
-    found = Scene([tmp_path / "x.tif"], names=["a"], nodata=7).read(["a"], grid)
+    found = Scene([tmp_path / "x.tif"], reading=Reading(("a",), nodata=7)).read(["a"], grid)
     assert set(image[np.isnan(found)].tolist()) == {3, 7}
 
 
@@ -103,9 +103,9 @@ def test_values_are_converted_after_warping(tmp_path: Path) -> None:
     path = scenes.write(tmp_path / "power_VV.tif", GRID, ["VV"], lambda east, north: (east - scenes.EAST) / 100 - 0.1)
     shifted = GRID.window(2, 2, 20, 20)._replace(transform=(10.0, 0.0, scenes.EAST + 25, 0.0, -10.0, scenes.NORTH - 25))
     power = 2 * Scene([path]).read(["VV"], shifted) + 1
-    found = Scene([path], conversion=Conversion(2.0, 1.0, decibels=True)).read(["VV"], shifted)
+    found = Scene([path], reading=Reading(scale=2.0, offset=1.0, decibels=True)).read(["VV"], shifted)
     np.testing.assert_allclose(found, 10 * np.log10(power), rtol=1e-5)
-    assert np.isnan(Scene([path], conversion=Conversion(decibels=True)).read(["VV"], GRID)[0, :, 0]).all()
+    assert np.isnan(Scene([path], reading=Reading(decibels=True)).read(["VV"], GRID)[0, :, 0]).all()
 
 
 def test_a_declared_scale_is_not_applied_and_said(radar: Path) -> None:

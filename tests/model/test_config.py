@@ -142,3 +142,14 @@ def test_only_grouped_encoders_are_born_sealed_and_have_a_shared_expert(router: 
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
     with pytest.raises(MapexError, match="Did you mean 'small'"):
         preset("smal", SENSORS)
+
+
+@pytest.mark.parametrize("name", ["values", "keys", "type", "forward", "training"])
+def test_a_name_that_torch_keeps_for_itself_is_refused(name: str) -> None:
+    with pytest.raises(MapexError, match=f"'{name}'.*{name}_band"):
+        config_of(sensors=(replace(SENSORS[0], name=name),))
+
+
+@pytest.mark.parametrize("name", ["s1", "value", "band", "lwir"])
+def test_any_other_plain_word_names_a_sensor(name: str) -> None:
+    assert config_of(sensors=(replace(SENSORS[0], name=name),)).names == (name,)

@@ -315,3 +315,15 @@ def test_a_sealed_model_fine_tunes_on_the_same_path_before_and_after_pruning(tmp
             found.append(loss.item())
     assert losses[pruned] == pytest.approx(losses[full], rel=1e-4)
     assert losses[full][-1] < losses[full][0]
+
+
+@pytest.mark.parametrize("factor", [2, 0.5, 1])
+def test_a_mask_on_another_grid_than_the_encoders_is_learned_from_and_measured_on(factor: float) -> None:
+    data, model = tiles_in("segmentation"), model_of(task="segmentation")
+    tiles, target = labelled(next(iter(data.train_dataloader())))
+    resized = torch.nn.functional.interpolate(target[:, None].float(), scale_factor=factor).long()[:, 0]
+    logits = model._logits(tiles, resized)
+    assert logits.shape == (4, 10, *resized.shape[-2:])
+    whole = model(tiles)
+    torch.testing.assert_close(logits.mean((2, 3)), whole.mean((2, 3)), rtol=0.05, atol=0.05)
+    assert torch.isfinite(loss_of("segmentation", logits, resized))

@@ -13,11 +13,14 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         command: the command's name.
+        ckpt: whether it needs a checkpoint; None is a command that takes neither checkpoints nor configs.
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, *, ckpt: bool | None = True) -> None:
         super().__init__(f"mapex {command}", add_help=False, allow_abbrev=False)
-        self.add_argument("--ckpt", required=True)
+        if ckpt is None:
+            return
+        self.add_argument("--ckpt", required=ckpt)
         self.add_argument("--config", "-c", action="append", default=[])
 
     def read(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -46,7 +46,8 @@ def read_manifest(path: Path) -> Manifest:
         path: a ``.csv`` file (UTF-8, comma) or a ``.parquet`` file.
 
     Raises:
-        MapexError: the file or a required column is missing, an id is empty or occurs twice, a split is unknown.
+        MapexError: the file or a required column is missing, an id is empty or occurs twice, a split is unknown, or
+            tiles of several splits share a file.
     """
     if not path.is_file():
         raise MapexError(f"There is no manifest {path}. Give a CSV or Parquet file with columns {', '.join(REQUIRED)}.")
@@ -61,7 +62,21 @@ def read_manifest(path: Path) -> Manifest:
     entries: dict[str, Entry] = {}
     for line, row in enumerate(rows, start=1):
         _add(entries, dict(zip(columns, row, strict=True)), sensors, f"{path}, row {line}")
+    _check_leaks(path, entries)
     return Manifest(sensors, entries)
+
+
+def _check_leaks(path: Path, entries: dict[str, Entry]) -> None:
+    """Pixels that are learned from must not be tested on."""
+    first: dict[str, str] = {}
+    for tile, entry in entries.items():
+        for file in entry.files.values():
+            other = first.setdefault(file, tile)
+            if entries[other].split != entry.split:
+                raise MapexError(
+                    f"Manifest {path}: {file} belongs to tile {other} in {entries[other].split} and to tile {tile} in "
+                    f"{entry.split}, so figures would be too good. Keep both tiles in one split, or leave one out."
+                )
 
 
 def _add(entries: dict[str, Entry], cells: dict[str, str], sensors: Iterable[str], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mapex_lightning.data.loader import EpochLoader
+from mapex_lightning.data.members import Members
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scene import STORED, Reading, Scene
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import corner_of, crop, dihedral
 from mapex_lightning.data.windows import Cell, Windows
@@ -55,8 +57,7 @@ class Cuts(Dataset[Tile]):
         self.members, self.modalities, self.extent = members, modalities, extent
         self.augment, self.most_bad, self.seed = augment, most_bad, seed
         self.read = self.bad = 0
-        sources = {source for source, _ in members}
-        self.offered = {source: [m for m in modalities if source.offers(m)] for source in sources}
+        self.offered: dict[TileSet, list[Modality]] = {}
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -85,6 +86,8 @@ class Cuts(Dataset[Tile]):
 
     def _cut(self, epoch: int, index: int) -> Tile:
         source, key = self.members[index]
+        if source not in self.offered:
+            self.offered[source] = [modality for modality in self.modalities if source.offers(modality)]
         tile = source.read(key, self.offered[source])
         rng = np.random.default_rng((self.seed, epoch, index)) if self.augment else None
         cut = crop(tile, self.modalities, self.extent, rng)
@@ -106,12 +109,14 @@ class TileData(LightningDataModule):
         workers: processes that read tiles; 0 reads in the training process.
         root: the folder in which sets look for their files instead of data/, unless they have a root of their own.
         shots: labelled tiles per class to train on; by default all.
-        weights: per set, its share of an epoch; by default every tile once.
+        weights: per set, its share of an epoch; by default every tile once. A set with more tiles than its share goes
+            on in the next epoch where it stopped.
         draws: tiles per epoch when `weights` are given; by default as many as there are.
         augment: random crops, flips and rotations in training.
         most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
         predict: the split that ``mapex predict`` goes through.
         scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
+        reading: how the files of a scene are to be read, by sensor: band names, nodata, scale, offset, decibels.
         overlap: the share of a window of a scene that the next window covers again.
         seed: of order, augmentations and shots.
     """
@@ -131,6 +136,7 @@ class TileData(LightningDataModule):
         most_bad: float = 0.01,
         predict: Literal["train", "val", "test"] = "test",
         scene: dict[str, list[str]] | list[str] | None = None,
+        reading: dict[str, Reading] | None = None,
         overlap: float = 0.5,
         seed: int = 0,
     ) -> None:
@@ -152,8 +158,8 @@ class TileData(LightningDataModule):
         self.batch_size, self.workers, self.shots, self.seed = batch_size, workers, shots, seed
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
-        self._members: dict[Split, list[tuple[TileSet, str]]] = {}
-        self.scene, self.overlap = scene, overlap
+        self._members: dict[Split, Members] = {}
+        self.scene, self.reading, self.overlap = scene, reading or {}, overlap
         self.windows: Windows | None = None
 
     @property
@@ -174,7 +180,7 @@ class TileData(LightningDataModule):
             source.task == first.task and source.classes == first.classes for source in self.sets
         )
 
-    def members(self, split: Split) -> list[tuple[TileSet, str]]:
+    def members(self, split: Split) -> Members:
         """The tiles of a split, as data set and key; of the training split, `shots` of each class.
 
         Raises:
@@ -182,7 +188,7 @@ class TileData(LightningDataModule):
         """
         if split not in self._members:
             self._check_offered()
-            found = [(source, key) for source in self.sets for key in source.keys(split, self._offered(source))]
+            found = Members(tuple((source, source.keys(split, self._offered(source))) for source in self.sets))
             if not found:
                 names = ", ".join(type(source).__name__ for source in self.sets)
                 raise MapexError(f"The split {split} of {names} holds no tile; add some or use another split.")
@@ -212,22 +218,21 @@ class TileData(LightningDataModule):
         """Shuffled, augmented batches of equal size."""
         members = self.members("train")
         cuts = self._cuts(members, self.augment, self.most_bad)
-        weights = None if self.weights is None else _tile_weights(members, self.sets, self.weights)
-        return self._loader(cuts, shuffle=True, weights=weights, draws=self.draws)
+        return self._loader(cuts, members, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Tile]:
         """Every validation tile once."""
-        return self._loader(self._whole("val"), shuffle=False)
+        return self._loader(self._whole("val"), self.members("val"), shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Tile]:
         """Every test tile once."""
-        return self._loader(self._whole("test"), shuffle=False)
+        return self._loader(self._whole("test"), self.members("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
         """Every tile of the split `predict` once, or the windows of a scene that are this process's share."""
         if self.windows is not None:
             return self._windows_loader(self.windows)
-        return self._loader(self._whole(self.predict_split), shuffle=False)
+        return self._loader(self._whole(self.predict_split), self.members(self.predict_split), shuffle=False)
 
     def open_scene(self, cell: Cell, patch: int, encoder: Sequence[Modality] | None = None) -> Windows:
         """Makes `predict_dataloader` go through the windows of the scene.
@@ -255,7 +260,10 @@ class TileData(LightningDataModule):
                 raise unknown("sensor", name, names, "Give files of sensors that the model reads")
         here = [modality for modality in read if modality.name in files]
         read = here if encoder else read
-        scenes = {one.name: Scene([Path(file) for file in files[one.name]], unnamed=one.bands) for one in here}
+        scenes = {
+            one.name: Scene([Path(file) for file in files[one.name]], one.bands, self.reading.get(one.name, STORED))
+            for one in here
+        }
         side = round(self.extent / min(modality.gsd for modality in read))
         self.windows = Windows(scenes, read, side, self.overlap, cell, patch)
         return self.windows
@@ -304,30 +312,42 @@ class TileData(LightningDataModule):
     def _cuts(self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float) -> Cuts:
         return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
 
-    def _loader(
-        self, cuts: Cuts, *, shuffle: bool, weights: list[float] | None = None, draws: int | None = None
-    ) -> DataLoader[Tile]:
+    def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> EpochLoader:
         rank, world = self._rank()
         sampler = EpochSampler(
-            len(cuts),
+            members.shards,
             shuffle=shuffle,
             seed=self.seed,
             rank=rank,
             world=world,
-            weights=weights,
-            draws=draws,
+            weights=self.weights if shuffle else None,
+            draws=self.draws if shuffle else None,
         )
+        sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
-        return DataLoader(
+        return EpochLoader(
+            sampler,
+            size,
+            self._given,
             dataset=cuts,
-            batch_size=size,
-            sampler=sampler,
             num_workers=self.workers,
             collate_fn=functools.partial(_batch, self.modalities, self.extent, self.labelled),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+
+    def _epoch(self) -> int:
+        """The epoch a run begins with; the workers of a resumed one begin to read before Lightning says which it is."""
+        if not self.trainer:
+            return 0
+        loop = self.trainer.fit_loop
+        begun, over = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress.is_last_batch
+        return begun if over else max(0, begun - 1)
+
+    def _given(self) -> int:
+        """How many batches of this epoch the model has been given."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
 
 def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile]) -> Batch:
@@ -337,10 +357,17 @@ def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles:
         return batch
     if unlabelled:
         raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
-    return batch, torch.from_numpy(np.stack([np.asarray(tile.target) for tile in tiles]))
+    targets = [np.asarray(tile.target) for tile in tiles]
+    for tile, target in zip(tiles, targets, strict=True):
+        if target.shape != targets[0].shape:
+            raise MapexError(
+                f"Tile {tile.name} has a label of shape {target.shape} where tile {tiles[0].name} has "
+                f"{targets[0].shape}. Give all masks the grid of the same sensor."
+            )
+    return batch, torch.from_numpy(np.stack(targets))
 
 
-def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[tuple[TileSet, str]]:
+def few(members: Members, shots: int, seed: int) -> Members:
     """`shots` tiles of each class, drawn by `seed`; all of a class that has fewer.
 
     Raises:
@@ -354,17 +381,9 @@ def few(members: Sequence[tuple[TileSet, str]], shots: int, seed: int) -> list[t
             raise MapexError(f"data.shots needs one class per tile; tile {key} has {found}.")
         by_class.setdefault(label, []).append((source, key))
     rng = np.random.default_rng(seed)
-    return [
-        found[index]
-        for _, found in sorted(by_class.items())
-        for index in sorted(rng.permutation(len(found))[:shots].tolist())
-    ]
-
-
-def _tile_weights(
-    members: Sequence[tuple[TileSet, str]], sets: Sequence[TileSet], weights: Sequence[float]
-) -> list[float]:
-    """Per tile: its set's weight over the set's number of tiles."""
-    count: Mapping[int, int] = {id(s): sum(source is s for source, _ in members) for s in sets}
-    share = {id(s): weight / max(1, count[id(s)]) for s, weight in zip(sets, weights, strict=True)}
-    return [share[id(source)] for source, _ in members]
+    chosen: dict[TileSet, list[str]] = {source: [] for source, _ in members.parts}
+    for _, tiles in sorted(by_class.items()):
+        for index in sorted(rng.permutation(len(tiles))[:shots].tolist()):
+            source, key = tiles[index]
+            chosen[source].append(key)
+    return Members(tuple(chosen.items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray
-from einops import repeat
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from mapex_lightning.data.legend import NODATA, write_legend
+from mapex_lightning.data.one_grid import on_one_grid
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
@@ -57,30 +59,32 @@ def read(
     return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
 
 
-def read_together(files: Mapping[str, Path]) -> np.ndarray:
-    """Reads bands that lie in a file each, on the grid of the finest; coarser ones are repeated onto it.
+def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndarray:
+    """Reads bands that lie in a file each, on one grid; coarser ones are repeated onto it.
 
     Args:
         files: C rasters of one band that cover the same ground, by the name of the band.
+        side: rows and columns of the grid; None is that of the finest of these files.
 
     Returns:
         Shape (C, H, W), float32; nodata and masked pixels are NaN.
 
     Raises:
-        MapexError: as for `read`, or the sides of a file do not divide those of the finest.
+        MapexError: as for `read`, or the sides of a file do not divide those of the grid.
     """
-    stored = {band: read(path, [band], [band]).to_numpy()[0] for band, path in files.items()}
-    height, width = (max(image.shape[axis] for image in stored.values()) for axis in (0, 1))
-    bands = []
-    for band, image in stored.items():
-        rows, columns = height // image.shape[0], width // image.shape[1]
-        if (image.shape[0] * rows, image.shape[1] * columns) != (height, width):
+    stored = {band: _only_band(path, band) for band, path in files.items()}
+    return on_one_grid(stored, lambda band: f"{files[band]} (band {band})", side)
+
+
+def _only_band(path: Path, band: str) -> np.ndarray:
+    """A raster of one band: (H, W) float32, NaN where invalid."""
+    with _opened(path) as source:
+        if source.count != 1:
             raise MapexError(
-                f"{files[band]} (band {band}) has {image.shape[0]} rows and {image.shape[1]} columns, which do not fit "
-                f"the {height} x {width} pixels of its other bands. Fetch or unpack it again."
+                f"{path} must hold band {band} alone; found {source.count} bands. Fetch or unpack it again."
             )
-        bands.append(repeat(image, "h w -> (h a) (w b)", a=rows, b=columns))
-    return np.stack(bands)
+        pixels: np.ndarray = np.ma.filled(_pixels(path, source, [1], [band], None)[0].astype(np.float32), np.nan)
+        return pixels
 
 
 def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
@@ -162,10 +166,17 @@ def open_raster(path: Path) -> DatasetReader:
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
     try:
-        with _ungeoreferenced_is_fine():
-            return rasterio.open(path)
+        with _ungeoreferenced_is_fine(), _watched() as lost:
+            source = rasterio.open(path)
     except RasterioError as error:
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
+    if lost.tags:
+        source.close()
+        raise MapexError(
+            f"{path} is damaged or cut short: of its header {', '.join(lost.tags)} cannot be read. "
+            "Fetch or unpack it again."
+        )
+    return source
 
 
 def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window: Window | None = None) -> np.ndarray:
@@ -195,6 +206,28 @@ def _ungeoreferenced_is_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+class _Lost(logging.Handler):
+    """What GDAL could not read of a header: it goes on without, and rasterio only logs it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.tags: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the name of a tag that is cut off, such as that of the coordinate system or of the bands' names."""
+        self.tags += re.findall(r'IO error during reading of "(\w+)"', record.getMessage())
+
+
+@contextmanager
+def _watched() -> Iterator[_Lost]:
+    logger, lost = logging.getLogger("rasterio._env"), _Lost()
+    logger.addHandler(lost)
+    try:
+        yield lost
+    finally:
+        logger.removeHandler(lost)
 
 
 @contextmanager
@@ -235,6 +268,12 @@ def _pixels(
     if not _within(part, whole):
         raise MapexError(
             f"{path} has {source.height} rows and {source.width} columns, so {part} lies outside. Ask for less."
+        )
+    kinds = {source.dtypes[index - 1] for index in indexes}
+    if any(kind.startswith("complex") for kind in kinds):
+        raise MapexError(
+            f"{path} holds complex numbers (bands {', '.join(bands)}), as radar does before detection. "
+            "Detect and calibrate it first, so that it holds backscatter in dB."
         )
     try:
         pixels: np.ma.MaskedArray = source.read(indexes, window=part, masked=True)

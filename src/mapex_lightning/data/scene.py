@@ -6,9 +6,10 @@ Axes: C bands, H and W pixels of the grid wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,29 +22,42 @@ from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.tiles import IGNORED
 
 
-class Conversion(NamedTuple):
-    """From stored values to the unit of a modality: ``stored * scale + offset``, then decibels where they are wanted.
+@dataclass(frozen=True)
+class Reading:
+    """How the values of a sensor's files are to be read; by default as they are stored.
 
-    Attributes:
+    Values become ``stored * scale + offset``, and decibels of that where they are wanted: the way to the unit of a
+    modality. Of ``.SAFE`` folders stored means ``reflectance x 10000``, with the offset of the baseline taken off.
+
+    Args:
+        bands: what the bands of the rasters are called, in stored order over all of them, whatever they say themselves.
+        nodata: the stored value of invalid pixels, in addition to what the files declare.
         scale: the factor, such as 10000 for reflectance that is stored as a fraction.
-        offset: the summand, such as -1000 for Sentinel-2 files since processing baseline 04.00.
+        offset: the summand, such as -1000 for single Sentinel-2 files since processing baseline 04.00.
         decibels: 10 times the decimal logarithm, for backscatter that is stored as power; NaN where it is not positive.
     """
 
+    bands: tuple[str, ...] | None = None
+    nodata: float | None = None
     scale: float = 1.0
     offset: float = 0.0
     decibels: bool = False
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Values of the same shape, float32."""
-        converted = values if self[:2] == (1.0, 0.0) else values * np.float32(self.scale) + np.float32(self.offset)
+    def plain(self) -> dict[str, Any]:
+        """What differs from the values as they are stored, in plain types."""
+        return {key: value for key, value in asdict(self).items() if value != getattr(STORED, key)}
+
+    def converted(self, values: np.ndarray) -> np.ndarray:
+        """Values of the same shape, float32, in the unit that is wanted."""
+        if (self.scale, self.offset) != (1.0, 0.0):
+            values = values * np.float32(self.scale) + np.float32(self.offset)
         if self.decibels:
-            converted = 10 * np.log10(np.where(converted > 0, converted, np.nan))
-        return converted.astype(np.float32, copy=False)
+            values = 10 * np.log10(np.where(values > 0, values, np.nan))
+        return values.astype(np.float32, copy=False)
 
 
-STORED = Conversion()
-"""Values as they are stored."""
+STORED = Reading()
+"""Values and names as they are stored."""
 
 
 class Scene:
@@ -52,33 +66,28 @@ class Scene:
     Making one opens nothing. Files are opened when they are first read, once per process, and stay open: a scene may be
     handed to worker processes, but not to threads.
 
-    A band's name is, in this order: what `names` says; the band description in the file; of a file with a single band,
-    what its name ends in (``B04.tif``, ``S1_VV.tif``, ``T32TMT_20220101T103421_B04_10m.jp2``); of a cube, the variable.
+    A band's name is, in this order: what `reading` says; the band description in the file; of a file with a single
+    band, what its name ends in (``B04.tif``, ``S1_VV.tif``, ``T32TMT_20220101T103421_B04_10m.jp2``); of a cube, the
+    variable.
 
     Args:
         files: rasters (GeoTIFF, COG, VRT), NetCDF files, Zarr stores or Sentinel-2 ``.SAFE`` folders. No band may occur
             twice.
-        names: what the bands of the rasters are called, in stored order over all of them, whatever they say themselves.
         unnamed: what the bands of an only raster that does not describe them are called, if it has as many.
-        nodata: the stored value of invalid pixels, in addition to what the files declare.
-        conversion: from stored values to the unit wanted, after warping. Of ``.SAFE`` folders stored means
-            ``reflectance x 10000``, with the offset of the processing baseline taken off.
+        reading: how values are to be read; conversions come after warping.
     """
 
     def __init__(
         self,
         files: Sequence[Path],
-        names: Sequence[str] | None = None,
         unnamed: Sequence[str] | None = None,
-        nodata: float | None = None,
-        conversion: Conversion = STORED,
+        reading: Reading = STORED,
     ) -> None:
         if not files:
             raise MapexError("A scene needs one file or more.")
         self.files = tuple(Path(file) for file in files)
-        self.names = None if names is None else tuple(names)
         self.unnamed = None if unnamed is None else tuple(unnamed)
-        self.nodata, self.conversion = nodata, conversion
+        self.reading = reading
 
     @cached_property
     def bands(self) -> tuple[str, ...]:
@@ -132,7 +141,7 @@ class Scene:
             rows = [row for row, holder in enumerate(holders) if holder is source]
             held = [bands[row] for row in rows]
             out[rows] = onto(grid, source.grid, partial(source.read, held), len(held), resampling)
-        return self.conversion(out)
+        return self.reading.converted(out)
 
     def read_classes(self, grid: Grid) -> np.ndarray:
         """The only band as class indexes on a grid, each from the nearest pixel.
@@ -175,10 +184,10 @@ class Scene:
 
     @cached_property
     def _sources(self) -> list[Source]:
-        sources = [source for file in self.files for source in _found_in(file, self.nodata)]
+        sources = [source for file in self.files for source in _found_in(file, self.reading.nodata)]
         rasters = [source for source in sources if isinstance(source, RasterFile) and source.names is None]
-        if self.names is not None:
-            self._give_names(rasters, self.names)
+        if self.reading.bands is not None:
+            self._give_names(rasters, self.reading.bands)
         elif self.unnamed is not None and len(sources) == len(rasters) == 1:
             (only,) = rasters
             if not only.described and only.count == len(self.unnamed):

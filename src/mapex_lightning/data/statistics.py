@@ -58,8 +58,12 @@ class _Band:
         squares = significands**2  # below 2**48: halves of 24 bits can be summed over 2**39 pixels
         self.total += sign * int(significands.sum()) << shift
         self.squares += ((int((squares >> 24).sum()) << 24) + int((squares & (2**24 - 1)).sum())) << 2 * shift
-        page = np.bincount(fractions >> (_FRACTION - _KEPT), minlength=_BINS)
-        self.pages[octave] = self.pages[octave] + page if octave in self.pages else page
+        np.add.at(self._page(octave), fractions >> (_FRACTION - _KEPT), 1)
+
+    def _page(self, octave: int) -> np.ndarray:
+        if octave not in self.pages:
+            self.pages[octave] = np.zeros(_BINS, dtype=np.int64)
+        return self.pages[octave]
 
     def merge(self, other: _Band) -> None:
         self.count += other.count
@@ -68,7 +72,7 @@ class _Band:
         self.squares += other.squares
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         for octave, page in other.pages.items():
-            self.pages[octave] = self.pages[octave] + page if octave in self.pages else page
+            self._page(octave)[:] += page
 
     def mean(self) -> float:
         return float(Fraction(self.total, self.count) * Fraction(2) ** _SMALLEST) if self.count else np.nan

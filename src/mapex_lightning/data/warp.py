@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine
 from rasterio.warp import Resampling as Method
 from rasterio.warp import reproject, transform
@@ -113,7 +113,7 @@ def _under(grid: Grid, source: Grid, margin: int) -> Part:
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     try:
         there = transform(parsed(grid.crs), parsed(source.crs), x.ravel(), y.ravel())
-    except RasterioError as error:
+    except (CRSError, RasterioError) as error:
         raise MapexError(
             f"There is no way from {name_of(parsed(source.crs))} to {name_of(parsed(grid.crs))} ({error}). "
             "Warp one with gdalwarp first."

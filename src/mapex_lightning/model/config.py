@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 
@@ -67,6 +69,12 @@ class EncoderConfig:
             raise MapexError("An encoder needs a block or more, no negative number of experts, top_k, patch >= 1.")
         if self.router not in get_args(RouterMode):
             raise unknown("router mode", self.router, get_args(RouterMode))
+        for modality in self.modalities:
+            if hasattr(nn.ModuleDict(), modality.name):  # which holds a patch embedding per modality, by its name
+                raise MapexError(
+                    f"A modality cannot be called {modality.name!r}, a word that torch keeps for itself; give it "
+                    f"another name, such as {modality.name}_band."
+                )
         if self.low_rank < 0:
             raise MapexError(f"low_rank is a number of dimensions, 0 for none; found {self.low_rank}.")
         if self.routes:

@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from mapex_lightning.checkpoint import Description, load_weights, read, weights
@@ -153,7 +154,7 @@ class FineTune(MapexModule):
         if self.drop_sensors:
             generator = self.generator("sensors", self.trainer.global_step, batch_idx, self.global_rank)
             tiles = drop_sensors(tiles, self.drop_sensors, generator)
-        loss = loss_of(self.task, self(tiles), target)
+        loss = loss_of(self.task, self._logits(tiles, target), target)
         self.note({"train/loss": loss})
         return loss
 
@@ -170,9 +171,16 @@ class FineTune(MapexModule):
         tiles = tiles_of(batch)
         return tiles.names, probabilities(self.task, self(tiles))
 
+    def _logits(self, tiles: Tiles, target: Tensor) -> Tensor:
+        """Logits on the grid of the mask, which may be finer or coarser than that of the encoder's finest sensor."""
+        logits: Tensor = self(tiles)
+        if self.task == "segmentation" and logits.shape[-2:] != target.shape[-2:]:
+            return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
+        return logits
+
     def _evaluate(self, stage: str, batch: Batch) -> None:
         tiles, target = labelled(batch)
-        logits = self(tiles)
+        logits = self._logits(tiles, target)
         metrics = self.get_submodule(f"{stage}_metrics")
         assert isinstance(metrics, MetricCollection)
         metrics.update(probabilities(self.task, logits), target.long())

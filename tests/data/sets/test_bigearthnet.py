@@ -1,4 +1,4 @@
-"""BigEarthNet: the LMDB of rico-hdl, its official labels and splits, and the sample inside a wheel."""
+"""BigEarthNet: GeoTIFFs and the LMDB of rico-hdl, its official labels and splits, and the sample inside a wheel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ import lmdb
 import numpy as np
 import pyarrow
 import pytest
+import rasterio
 from pyarrow import parquet
 from safetensors.numpy import save
 
-from mapex_lightning.data.sets import bigearthnet
-from mapex_lightning.data.sets.bigearthnet import CLASSES, BigEarthNet
+from mapex_lightning.data.sets import rico
+from mapex_lightning.data.sets.bigearthnet import CLASSES, CODES, BigEarthNet
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, S2_BANDS, modalities
+from mapex_lightning.tiles import IGNORED
 
 S1, S2 = modalities(["s1", "s2"])
 SIDES = {"B01": 20, "B09": 20} | dict.fromkeys(("B02", "B03", "B04", "B08"), 120)
@@ -35,7 +37,7 @@ def stored(number: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     rng = np.random.default_rng(number)
     s1 = {band: rng.normal(-12, 3, (120, 120)).astype(np.float32) for band in ("VV", "VH")}
     sides = {band: SIDES.get(band, 60) for band in S2_BANDS}
-    return s1, {band: rng.integers(0, 9000, (side, side)).astype(np.uint16) for band, side in sides.items()}
+    return s1, {band: rng.integers(1, 9000, (side, side)).astype(np.uint16) for band, side in sides.items()}
 
 
 def tabled(path: Path, numbers: list[int], labels: list[list[str]], splits: list[str]) -> None:
@@ -77,7 +79,7 @@ def test_snow_and_cloud_come_only_when_asked_for(root: Path) -> None:
 
 
 def test_labels_are_multi_hot_in_the_official_order(root: Path) -> None:
-    label = BigEarthNet(root).label("S2_1")
+    label = np.asarray(BigEarthNet(root).label("S2_1"))
     assert label.dtype == np.float32
     assert [CLASSES[index] for index in np.flatnonzero(label)] == ["Urban fabric", "Arable land"]
     assert len(CLASSES) == 19
@@ -141,7 +143,7 @@ def test_worker_processes_read_what_this_one_reads(root: Path, method: str) -> N
 def _owners(source: BigEarthNet) -> tuple[int, set[int]]:
     """This process, and the processes that opened the databases which it holds after reading."""
     _read(source)
-    return os.getpid(), {owner for path, (owner, _) in bigearthnet._OPEN.items() if source.root in path.parents}
+    return os.getpid(), {owner for path, (owner, _) in rico._OPEN.items() if source.root in path.parents}
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -238,7 +240,9 @@ def test_a_band_of_another_grid_is_refused(root: Path) -> None:
     s1, _ = stored(1)
     with lmdb.open(str(root / "Encoded-BigEarthNet")) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"S1_1", save(s1 | {"VH": s1["VH"][:100, :100].copy()}))
-    with pytest.raises(MapexError, match=r"Patch S2_1 in .* band VH must have 120, 60, 20 rows .* found \(100, 100\)"):
+    with pytest.raises(
+        MapexError, match=r"Patch S1_1 in .* band VH has 100 rows and 100 columns, which do not fit the 120 x 120"
+    ):
         _read(BigEarthNet(root))
 
 
@@ -271,6 +275,18 @@ def test_however_text_is_stored_it_says_the_same(root: Path) -> None:
     np.testing.assert_array_equal(BigEarthNet(root).label("S2_1"), label)
 
 
+def test_patches_may_stand_in_any_order_and_in_many_row_groups(root: Path) -> None:
+    rows = {3: "Pastures", 1: "Marine waters", 2: "Mixed forest"}
+    tabled(root / METADATA, [*rows], [[label] for label in rows.values()], ["train", "train", "test"])
+    parquet.write_table(parquet.read_table(root / METADATA), root / METADATA, row_group_size=1)
+    source = BigEarthNet(root)
+    assert (source.keys("train"), source.keys("test")) == (["S2_3", "S2_1"], ["S2_2"])
+    for number, label in rows.items():
+        np.testing.assert_array_equal(np.flatnonzero(source.label(f"S2_{number}")), [CLASSES.index(label)])
+        s1, _ = stored(number)
+        np.testing.assert_array_equal(source.read(f"S2_{number}", [S1]).images["s1"][0], s1["VV"])
+
+
 def test_a_split_that_is_none_of_the_three_is_refused(root: Path) -> None:
     tabled(root / METADATA, [1], [["Pastures"]], ["dev"])
     with pytest.raises(MapexError, match=r"no split 'dev'\. Known: train, validation, test"):
@@ -287,7 +303,7 @@ def test_a_patch_without_labels_is_all_zero(root: Path) -> None:
     labels: list[list[str]] = [["Pastures"], [], ["Marine waters"]]
     tabled(root / METADATA, [1, 2, 3], labels, ["train"] * 3)
     source = BigEarthNet(root)
-    assert [source.label(key).sum() for key in source.keys("train")] == [1, 0, 1]
+    assert [np.sum(source.label(key)) for key in source.keys("train")] == [1, 0, 1]
 
 
 @pytest.mark.parametrize("lost", [METADATA, "Encoded-BigEarthNet"])
@@ -310,8 +326,143 @@ def test_a_database_that_is_none_is_named(root: Path) -> None:
 
 
 def test_an_unknown_patch_is_refused(root: Path) -> None:
-    with pytest.raises(MapexError, match="no patch 'S2_99'"):
-        BigEarthNet(root).label("S2_99")
+    for ask in (BigEarthNet(root).label, lambda key: BigEarthNet(root).read(key, [S2])):
+        with pytest.raises(MapexError, match="no patch 'S2_99'"):
+            ask("S2_99")
+
+
+PATCH = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
+PAIR = "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57"
+CODED = np.tile([[211, 312], [523, 124]], (60, 60)).astype(np.uint16)
+
+
+def unpacked(root: Path, s1: dict[str, np.ndarray], s2: dict[str, np.ndarray], coded: np.ndarray) -> None:
+    """One patch in the published folders: a GeoTIFF per band, whose sides are 120, 60 and 20 pixels."""
+    places: dict[str, tuple[str, dict[str, np.ndarray], int | None]] = {}
+    places["BigEarthNet-S1/S1B_IW_GRDH_1SDV_20170612T165809"] = (PAIR, s1, None)
+    places["BigEarthNet-S2/S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"] = (PATCH, s2, 0)
+    places["Reference_Maps/S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"] = (PATCH, {"reference_map": coded}, 0)
+    for scene, (name, images, nodata) in places.items():
+        (root / scene / name).mkdir(parents=True)
+        for ending, image in images.items():
+            side = len(image)
+            profile = {"height": side, "width": side, "dtype": image.dtype, "nodata": nodata, "crs": "EPSG:32633"}
+            place = rasterio.Affine(1200 / side, 0, 331_200, 0, -1200 / side, 5_331_600)
+            path = root / scene / name / f"{name}_{ending}.tif"
+            with rasterio.open(path, "w", driver="GTiff", count=1, transform=place, **profile) as target:
+                target.write(image, 1)
+
+
+def named(root: Path) -> None:
+    """The metadata of that patch."""
+    row = {"patch_id": [PATCH], "labels": [["Pastures"]], "split": ["train"], "country": ["Austria"], "s1_name": [PAIR]}
+    row["s2v1_name"] = ["S2A_MSIL2A_20170613T101031_26_57"]
+    parquet.write_table(pyarrow.table(row), root / METADATA)
+
+
+@pytest.fixture
+def layouts(tmp_path: Path) -> dict[str, Path]:
+    """One patch with a pixel without data, as published and as encoded."""
+    roots = {name: tmp_path / name for name in ("GeoTIFF", "LMDB")}
+    s1, s2 = stored(7)
+    s2["B02"][3, 5] = s2["B11"][0, 1] = 0
+    for root in roots.values():
+        root.mkdir()
+        named(root)
+    unpacked(roots["GeoTIFF"], s1, s2, CODED)
+    with lmdb.open(str(roots["LMDB"] / "Encoded"), map_size=2**22) as database, database.begin(write=True) as change:
+        change.put(PAIR.encode(), save(s1))
+        change.put(PATCH.encode(), save(s2))
+        change.put(f"{PATCH}_reference_map".encode(), save({"Data": CODED}))
+    return roots
+
+
+def test_both_layouts_give_the_same_tile_bit_for_bit(layouts: dict[str, Path]) -> None:
+    wanted = [S1, S2, MODALITIES["s2_swir"]]
+    files, database = (BigEarthNet(layouts[name]).read(PATCH, wanted) for name in ("GeoTIFF", "LMDB"))
+    assert list(files.images) == ["s1", "s2", "s2_swir"]
+    for name, image in files.images.items():
+        assert image.dtype == database.images[name].dtype == np.float32
+        assert image.tobytes() == database.images[name].tobytes()
+    np.testing.assert_array_equal(files.target, database.target)
+
+
+@pytest.mark.parametrize("layout", ["GeoTIFF", "LMDB"])
+def test_coarse_bands_alone_lie_on_the_fine_grid(layouts: dict[str, Path], layout: str) -> None:
+    assert BigEarthNet(layouts[layout]).read(PATCH, [MODALITIES["s2_swir"]]).images["s2_swir"].shape == (2, 120, 120)
+
+
+@pytest.mark.parametrize("layout", ["GeoTIFF", "LMDB"])
+def test_zero_is_no_reflectance(layouts: dict[str, Path], layout: str) -> None:
+    holes = np.isnan(BigEarthNet(layouts[layout]).read(PATCH, [S2]).images["s2"])
+    assert holes[1, 3, 5]
+    assert holes[10, :2, 2:4].all()
+    assert holes.sum() == 1 + 4
+
+
+@pytest.mark.parametrize("layout", ["GeoTIFF", "LMDB"])
+def test_maps_are_masks_of_the_same_nineteen_classes(layouts: dict[str, Path], layout: str) -> None:
+    mask = BigEarthNet(layouts[layout], task="segmentation").read(PATCH, [S1]).target
+    names = ["Arable land", "Coniferous forest", "Marine waters"]
+    corner = [[CLASSES.index(names[0]), CLASSES.index(names[1])], [CLASSES.index(names[2]), IGNORED]]
+    np.testing.assert_array_equal(mask, np.tile(corner, (60, 60)))
+
+
+def test_every_class_has_a_code() -> None:
+    assert set(CODES.values()) == {*range(19), IGNORED}
+
+
+def test_only_geotiffs_say_where_a_patch_lies(layouts: dict[str, Path]) -> None:
+    place = BigEarthNet(layouts["GeoTIFF"]).georeference(PATCH)
+    assert place is not None
+    assert place.transform == (10, 0, 331_200, 0, -10, 5_331_600)
+    assert BigEarthNet(layouts["LMDB"]).georeference(PATCH) is None
+
+
+def test_where_both_layouts_lie_pixels_come_from_one_and_the_place_from_the_other(layouts: dict[str, Path]) -> None:
+    (layouts["LMDB"] / "Encoded").rename(layouts["GeoTIFF"] / "Encoded")
+    shutil.rmtree(layouts["GeoTIFF"] / "BigEarthNet-S1")
+    source = BigEarthNet(layouts["GeoTIFF"])
+    assert source.read(PATCH, [S1]).images["s1"].shape == (2, 120, 120)
+    assert source.georeference(PATCH) is not None
+
+
+@pytest.mark.parametrize(("folder", "names"), [("BigEarthNet-S1", ["s1"]), ("BigEarthNet-S2", ["s2"])])
+def test_a_sensor_that_was_not_unpacked_is_named(layouts: dict[str, Path], folder: str, names: list[str]) -> None:
+    shutil.rmtree(layouts["GeoTIFF"] / folder)
+    with pytest.raises(MapexError, match=f"no folder {folder} and no LMDB.* Unpack {folder} of the archives"):
+        BigEarthNet(layouts["GeoTIFF"]).read(PATCH, modalities(names))
+
+
+def test_maps_that_were_not_unpacked_are_named(layouts: dict[str, Path]) -> None:
+    shutil.rmtree(layouts["GeoTIFF"] / "Reference_Maps")
+    with pytest.raises(MapexError, match="no folder Reference_Maps"):
+        BigEarthNet(layouts["GeoTIFF"], task="segmentation").label(PATCH)
+
+
+def test_maps_that_were_not_encoded_are_named(root: Path) -> None:
+    with pytest.raises(MapexError, match=r"no patch S2_1_reference_map.* that of the reference maps"):
+        BigEarthNet(root, task="segmentation").label("S2_1")
+
+
+def test_a_file_that_is_missing_is_named(layouts: dict[str, Path]) -> None:
+    next(layouts["GeoTIFF"].glob("BigEarthNet-S2/*/*/*_B8A.tif")).unlink()
+    with pytest.raises(MapexError, match=f"no raster .*{PATCH}_B8A.tif"):
+        BigEarthNet(layouts["GeoTIFF"]).read(PATCH, [S2])
+
+
+def test_folders_of_patches_are_never_listed(layouts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def watched(path: str) -> object:
+        listed.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    BigEarthNet(layouts["GeoTIFF"]).read(BigEarthNet(layouts["GeoTIFF"]).keys("train")[0], [S1, S2])
+    assert listed
+    assert not [path for path in listed if "T33UUP" in path or "T165809" in path]
 
 
 def test_real_patches_are_what_their_units_say(shared_data: Callable[[str], Path]) -> None:

@@ -12,7 +12,7 @@ import xarray
 from einops import rearrange
 from rasterio.crs import CRS
 
-from mapex_lightning.data import raster
+from mapex_lightning.data import ground, raster
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
 from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
@@ -33,13 +33,15 @@ class Folder(TileSet):
 
     Bands are found by their descriptions in the file. A file without descriptions must have as many bands as the
     modality, in the modality's order. Stored values must be in the modality's unit; nodata becomes NaN, in masks
-    `IGNORED`. All rasters of a tile must cover the same ground in the same coordinate system.
+    `IGNORED`. All rasters of a tile must cover the same ground in the same coordinate system, with pixels as large as
+    their modality says.
 
     Args:
         manifest: the table.
         task: what the labels are.
         classes: the class names by index; None sorts the names that occur. Needed for ``segmentation``.
         root: the folder from which paths count; None is the manifest's.
+        outside: lets files lie outside root, as links or paths that lead out of it: only for manifests that you trust.
 
     Raises:
         MapexError: the task is unknown, or masks are given without class names.
@@ -51,6 +53,7 @@ class Folder(TileSet):
         task: Task,
         classes: Sequence[str] | None = None,
         root: str | Path | None = None,
+        outside: bool = False,
     ) -> None:
         if task not in _TASKS:
             raise unknown("task", task, _TASKS)
@@ -59,6 +62,7 @@ class Folder(TileSet):
         self.task = task
         self.manifest = Path(manifest)
         self.root = self.manifest.parent.absolute() if root is None else Path(root)
+        self.outside = outside
         self._given = None if classes is None else tuple(classes)
 
     @property
@@ -88,14 +92,16 @@ class Folder(TileSet):
         """One tile: (C, H, W) per modality that it has.
 
         Raises:
-            MapexError: a raster is missing, damaged or lacks a band, the rasters cover different ground, or a label
-                is unknown.
+            MapexError: a raster is missing, damaged, outside root or lacks a band, its pixels are of another size than
+                its modality says, the rasters cover different ground, or a label is unknown.
         """
         files = self._entry(key).files
         self._columns(modalities)
         here = [modality for modality in modalities if modality.name in files]
-        images = {one.name: raster.read(self.root / files[one.name], one.bands, one.bands) for one in here}
+        images = {one.name: raster.read(self._path(files[one.name]), one.bands, one.bands) for one in here}
         self._check_ground(key, images)
+        for modality in here:
+            self._check_pixels(key, modality, images[modality.name])
         return Tile(key, {name: image.to_numpy() for name, image in images.items()}, self.label(key))
 
     def label(self, key: str) -> Target | None:
@@ -115,16 +121,26 @@ class Folder(TileSet):
                 hot[[self._index(key, name) for name in _names(text)]] = 1
                 return hot
             case "segmentation":
-                return self._mask(key, self.root / text)
+                return self._mask(key, self._path(text))
 
     def georeference(self, key: str) -> GeoReference | None:
         """Where the mask lies or, without one, the tile's raster of the smallest pixels."""
         entry = self._entry(key)
         if self.task == "segmentation" and entry.label:
-            return raster.georeference(self.root / entry.label)
-        places = [raster.georeference(self.root / file) for file in entry.files.values()]
+            return raster.georeference(self._path(entry.label))
+        places = [raster.georeference(self._path(file)) for file in entry.files.values()]
         known = [place for place in places if place is not None]
         return min(known, key=lambda place: _pixel(place.transform), default=None)
+
+    def _path(self, written: str) -> Path:
+        """A file of the manifest; one that came with somebody's tiles must not read what lies elsewhere."""
+        path = self.root / written
+        if not self.outside and not path.resolve().is_relative_to(self.root.resolve()):
+            raise MapexError(
+                f"{written} in {self.manifest} leads out of {self.root}, to {path.resolve()}. Put the file there, give "
+                "a root that holds it, or say outside: true if you trust this manifest."
+            )
+        return path
 
     @cached_property
     def _table(self) -> Manifest:
@@ -163,6 +179,17 @@ class Folder(TileSet):
                 f"{len(self.classes) - 1}. Declare {strange[0]} as its nodata value or add the class."
             )
         return mask
+
+    def _check_pixels(self, key: str, modality: Modality, image: xarray.DataArray) -> None:
+        """A sensor at another resolution would be learned as if everything in it were larger or smaller."""
+        place = GeoReference(image.attrs["crs"], image.attrs["transform"])
+        side = ground.side_of(place, (image.sizes["y"], image.sizes["x"])) if place.crs else None
+        if side is not None and ground.off(side, modality.gsd) > ground.TOLERANCE:
+            raise MapexError(
+                f"Tile {key}: the pixels of {modality.name} are {side.ground:.3g} m wide by their georeference, and "
+                f"the modality has gsd: {modality.gsd:g}. Correct gsd, or resample the files, for instance with "
+                "`rio warp`."
+            )
 
     def _check_ground(self, key: str, images: dict[str, xarray.DataArray]) -> None:
         """Sensors that lie apart would be learned as if they lay together."""

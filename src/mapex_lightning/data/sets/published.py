@@ -66,7 +66,7 @@ class Published(TileSet):
         self.require = tuple(require or ())
 
     @abstractmethod
-    def listed(self) -> dict[str, Entry]:
+    def listed(self) -> Mapping[str, Entry]:
         """The tiles that lie below the root, by id, in an order that never changes; none where nothing is there.
 
         Raises:
@@ -137,7 +137,7 @@ class Published(TileSet):
         return next((place for place in places if place is not None), None)
 
     @cached_property
-    def _entries(self) -> dict[str, Entry]:
+    def _entries(self) -> Mapping[str, Entry]:
         return self.listed()
 
     def _entry(self, key: str) -> Entry:
@@ -156,21 +156,39 @@ class Published(TileSet):
         if isinstance(stored, Path):
             pixels = raster.read(stored, bands, sensor.bands).to_numpy()
         else:
-            pixels = raster.read_together({band: stored[band] for band in bands})
+            pixels = raster.read_together({band: stored[band] for band in bands}, sensor.side)
         if sensor.nodata is not None:
             pixels[pixels == sensor.nodata] = np.nan
         return pixels
 
     def _mask(self, path: Path) -> np.ndarray:
         """Class indexes (H, W) int64, `IGNORED` where nothing counts."""
-        stored = raster.read_mask(path)
-        codes = {IGNORED: IGNORED, **(self.codes or {index: index for index in range(len(self.classes))})}
-        values, at = np.unique(stored, return_inverse=True)
-        for value in values:
-            if int(value) not in codes:
-                raise MapexError(
-                    f"Mask {path} holds {value}, which is no value of a class of {self.title}. "
-                    f"Known: {', '.join(map(str, sorted(codes)))}. Fetch or unpack it again."
-                )
-        mask: np.ndarray = np.array([codes[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
-        return mask
+        codes = self.codes or {index: index for index in range(len(self.classes))}
+        return recoded(raster.read_mask(path), codes, f"Mask {path}", self.title)
+
+
+def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str) -> np.ndarray:
+    """Class indexes out of the values that a mask holds.
+
+    Args:
+        stored: whole numbers of shape (H, W).
+        codes: the class index of each value; `IGNORED` stays what it is.
+        named: how a message calls the mask.
+        title: the data set, for the message.
+
+    Returns:
+        Shape (H, W), int64.
+
+    Raises:
+        MapexError: the mask holds a value that has no class.
+    """
+    values, at = np.unique(stored, return_inverse=True)
+    known = {IGNORED: IGNORED, **codes}
+    for value in values:
+        if int(value) not in known:
+            raise MapexError(
+                f"{named} holds {value}, which is no value of a class of {title}. "
+                f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
+            )
+    mask: np.ndarray = np.array([known[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
+    return mask

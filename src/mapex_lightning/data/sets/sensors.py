@@ -17,12 +17,15 @@ class Sensor(NamedTuple):
         unit: what a stored value is, in the words of `Modality.unit`.
         gsd: metres per pixel of the grid on which tiles are handed over.
         nodata: the stored value of invalid pixels, where the files do not declare it.
+        side: rows and columns of that grid, where each band lies in a file of its own and some are coarser; None is
+            the grid of the finest band that is asked for.
     """
 
     bands: tuple[str, ...]
     unit: str
     gsd: float
     nodata: float | None = None
+    side: int | None = None
 
 
 def holds(sensor: Sensor, modality: Modality) -> bool:
