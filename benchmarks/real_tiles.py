@@ -197,7 +197,7 @@ def _batches(data: TileData, split: Split, most: int | None = None) -> Iterator[
     data.predict_split = split
     seen = 0
     for batch in data.predict_dataloader():
-        tiles = tiles_of(batch)
+        tiles = tiles_of(data.on_after_batch_transfer(batch, 0))
         yield tiles
         seen += tiles.batch_size
         if most is not None and seen >= most:

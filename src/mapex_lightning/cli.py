@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -29,6 +29,7 @@ from mapex_lightning.files import write_whole
 from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
+    Bar,
     Pictures,
     PlainProgress,
     Predictions,
@@ -242,7 +243,7 @@ class MapexCLI(LightningCLI):
             save_last=True,
             enable_version_counter=False,
         )
-        progress = RichProgressBar() if sys.stdout.isatty() else PlainProgress(throughput)
+        progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
         return [throughput, progress, Pictures(self.folder / "pictures"), *rates, checkpoints]
 
@@ -304,6 +305,34 @@ def sentence_of(error: BaseException) -> MapexError | None:
     while cause is not None and not isinstance(cause, MapexError):
         cause = cause.__cause__
     return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
+
+
+class _DataAlone(MapexCLI):
+    """Reads the whole config, so that a mistyped setting is found, and builds the data without model and Trainer."""
+
+    def before_instantiate_classes(self) -> None:
+        """There is neither a checkpoint nor a run folder."""
+
+    def instantiate_classes(self) -> None:
+        """Builds the data."""
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(TileData, "data")
+        self.datamodule = parser.instantiate_classes(Namespace(data=self.config.data)).data
+
+
+def data_of(command: str, words: Sequence[str]) -> TileData:
+    """The data that a config describes.
+
+    Args:
+        command: who asks, for messages.
+        words: config and settings.
+
+    Raises:
+        MapexError: a setting is unknown or cannot be used.
+    """
+    data = build(command, words, kind=_DataAlone).datamodule
+    assert isinstance(data, TileData)
+    return data
 
 
 def _trust(words: list[str]) -> list[str]:

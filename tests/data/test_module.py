@@ -475,4 +475,4 @@ def test_the_files_of_a_scene_are_read_as_the_config_says(tmp_path: Path) -> Non
     raster.write(tmp_path / "s1.tif", power, ["vv", "vh"], PLACE)
     reading = {"s1": Reading(bands=("VV", "VH"), decibels=True)}
     data = TileData([world()], ["s1"], size=16, overlap=0.0, scene={"s1": [str(tmp_path / "s1.tif")]}, reading=reading)
-    np.testing.assert_allclose(data.open_scene(None)[0].images["s1"], -20, rtol=1e-5)
+    np.testing.assert_allclose(data.open_scene("window", 8)[0].images["s1"], -20, rtol=1e-5)

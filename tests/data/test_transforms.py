@@ -12,7 +12,7 @@ from einops import repeat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapex_lightning.data.transforms import corner_of, crop, dihedral, symmetry
+from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws, symmetry
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile
@@ -174,3 +174,25 @@ def test_a_mask_that_fits_no_grid_is_refused() -> None:
     tile = Tile("t", {"a": np.zeros((1, 8, 8), dtype=np.float32)}, np.zeros((3, 3), dtype=np.int64))
     with pytest.raises(MapexError, match="does not fit 80 x 80 m cropped to 40 m"):
         crop(tile, [sensor("a", 10)], 40, None)
+
+
+def test_draws_are_a_function_of_seed_epoch_and_index_alone() -> None:
+    many = draws(1, 2, np.arange(100))
+    np.testing.assert_array_equal(draws(1, 2, np.array([7, 99])), many[[7, 99]])
+    others = [draws(*at, np.array([7])) for at in ((0, 2), (1, 3), (2, 1))]
+    assert len({drawn.tobytes() for drawn in (many[7], *others)}) == 4
+
+
+def test_draws_are_even_and_know_nothing_of_each_other() -> None:
+    drawn = np.concatenate([draws(seed, epoch, np.arange(5000)) for seed in (0, 1) for epoch in (0, 1)])
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    shares = [np.histogram(column, 8, (0, 1))[0] / len(drawn) for column in drawn.T]
+    assert np.abs(np.array(shares) - 1 / 8).max() < 0.01
+    neighbours = np.concatenate([drawn[:-1], drawn[1:]], axis=1)
+    assert np.abs(np.corrcoef(neighbours.T) - np.eye(6)).max() < 0.03
+
+
+def test_numbers_drawn_beforehand_are_used_one_after_the_other() -> None:
+    chance = Drawn([0.0, 0.5, 0.999])
+    assert [chance.integers(8) for _ in range(3)] == [0, 4, 7]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from mapex_lightning.checkpoint import KEY, Description
@@ -18,8 +20,11 @@ from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import Modality
 from mapex_lightning.model.specialisation import specialisation
+from mapex_lightning.tiles import Tile
 from mapex_lightning.train.callbacks import (
+    Bar,
     Pictures,
     PlainProgress,
     Predictions,
@@ -159,5 +164,43 @@ def test_throughput_is_measured_even_in_an_epoch_shorter_than_the_interval(capsy
     assert 0 < throughput.latest < 1e6
     printed = capsys.readouterr().out
     assert "epoch 1/1  step 1/2  loss " in printed
-    assert f"{throughput.latest:.0f} tiles/s" in printed
+    assert f"{throughput.latest:.0f} tiles/s  waiting {100 * throughput.waiting:.0f} %" in printed
     assert "val/loss " in printed
+
+
+class Slow(Synthetic):
+    """Reading a tile takes three ticks of a clock that only reading and training move."""
+
+    ticks = 0.0
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        Slow.ticks += 3
+        return super().read(key, modalities)
+
+
+class Work(Callback):
+    """A step takes four ticks, validation a thousand."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        Slow.ticks += 4
+
+    def on_validation_start(self, *_: Any) -> None:
+        Slow.ticks += 1000
+
+
+def test_waiting_is_the_share_of_time_between_steps_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mapex_lightning.train.callbacks.time.monotonic", lambda: Slow.ticks)
+    throughput = Throughput()
+    source = Slow(train=16, val=4, test=2, size=16, missing=0)
+    data = TileData([source], ["s1"], size=16, batch_size=4)
+    trainer = trainer_of(callbacks=[throughput, Work()], log_every_n_steps=4, val_check_interval=4)
+    trainer.fit(Pretrain("nano", ["s1"]), datamodule=data)
+    assert throughput.waiting == 4 * 3 / (4 * 3 + 4)
+    assert throughput.shown() == {"tiles/s": "0", "waiting": "75 %"}
+
+
+def test_the_bar_shows_what_the_line_shows() -> None:
+    throughput = Throughput()
+    trainer = trainer_of(callbacks=[throughput], log_every_n_steps=1)
+    trainer.fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
+    assert Bar(throughput).get_metrics(trainer, trainer.lightning_module).items() >= throughput.shown().items()

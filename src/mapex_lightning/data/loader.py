@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -16,16 +15,18 @@ class EpochLoader(DataLoader[Tile]):
 
     The sampler makes the same order again, so nothing else is needed, and no tile before that place is read.
 
-    Args:
-        sampler: which tiles an epoch takes.
-        batch_size: tiles per batch.
-        given: says how many batches of this epoch have been given to the model.
-        settings: of `DataLoader`.
+    Attributes:
+        given: says how many batches of this epoch have been given to the model. It is set after the loader is made:
+            Lightning makes loaders again, with the arguments of `DataLoader`.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int, given: Callable[[], int], **settings: Any) -> None:
-        super().__init__(sampler=sampler, batch_size=batch_size, **settings)
-        self.order, self.tiles_per_batch, self.given = sampler, batch_size, given
+    given: Callable[[], int] = staticmethod(lambda: 0)
+
+    @property
+    def order(self) -> EpochSampler:
+        """Which tiles an epoch takes."""
+        assert isinstance(self.sampler, EpochSampler)
+        return self.sampler
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and the number of its batches that have been given."""
@@ -33,4 +34,5 @@ class EpochLoader(DataLoader[Tile]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Lets that epoch go on after the batches that were given; any other begins with its first."""
-        self.order.skip(state["epoch"], state["batches"] * self.tiles_per_batch)
+        assert self.batch_size is not None
+        self.order.skip(state["epoch"], state["batches"] * self.batch_size)

@@ -14,14 +14,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mapex_lightning.data.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.members import Members
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.scene import STORED, Reading, Scene
+from mapex_lightning.data.scene import Reading
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
-from mapex_lightning.data.transforms import corner_of, crop, dihedral
-from mapex_lightning.data.windows import Cell, Windows
-from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
+from mapex_lightning.data.windows import Cell, Windows, scenes_of
+from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
 from mapex_lightning.tiles import Tile, Tiles, collate
@@ -84,12 +85,32 @@ class Cuts(Dataset[Tile]):
                 warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
         raise MapexError("No tile of the data set can be read.")
 
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Tile] | Stored:
+        """The tiles at several (epoch, index) of one epoch: as they are stored, where some of them are packed."""
+        if not self._packed:
+            return [self[at] for at in places]
+        indexes = np.array([index for _, index in places])
+        found = self._packed.parts(indexes, draws(self.seed, places[0][0], indexes) if self.augment else None)
+        others = np.ones(len(places), dtype=bool)
+        for part in found:
+            others[part.places] = False
+        tiles = {row: self[places[row]] for row in np.flatnonzero(others).tolist()}
+        self.read += len(places) - len(tiles)
+        names = [self.members[at][1] for at in indexes.tolist()]
+        for row, tile in tiles.items():
+            names[row] = tile.name  # another one's where it could not be used
+        return gathered(names, found, tiles, self.modalities, self.extent)
+
+    @functools.cached_property
+    def _packed(self) -> PackedMembers:
+        return PackedMembers(self.members, self.modalities, self.extent)
+
     def _cut(self, epoch: int, index: int) -> Tile:
         source, key = self.members[index]
         if source not in self.offered:
             self.offered[source] = [modality for modality in self.modalities if source.offers(modality)]
         tile = source.read(key, self.offered[source])
-        rng = np.random.default_rng((self.seed, epoch, index)) if self.augment else None
+        rng = Drawn(draws(self.seed, epoch, np.array([index]))[0]) if self.augment else None
         cut = crop(tile, self.modalities, self.extent, rng)
         if not any(np.isfinite(image).any() for image in cut.images.values()):
             raise MapexError(f"Tile {key} has no valid pixel in the crop; leave it out of the data set.")
@@ -246,24 +267,9 @@ class TileData(LightningDataModule):
             MapexError: the scene names a sensor that is not read, or cannot be read itself.
         """
         assert self.scene is not None
-        read, files = encoder or self.modalities, self.scene
-        names = [modality.name for modality in read]
-        if not isinstance(files, dict):
-            if len(names) > 1:
-                raise MapexError(
-                    f"The model reads {', '.join(names)}: say which files are whose, such as "
-                    f"--data.scene {names[0]}={files[0]}."
-                )
-            files = {names[0]: files}
-        for name in files:
-            if name not in names:
-                raise unknown("sensor", name, names, "Give files of sensors that the model reads")
-        here = [modality for modality in read if modality.name in files]
-        read = here if encoder else read
-        scenes = {
-            one.name: Scene([Path(file) for file in files[one.name]], one.bands, self.reading.get(one.name, STORED))
-            for one in here
-        }
+        read = encoder or self.modalities
+        scenes = scenes_of(self.scene, read, self.reading)
+        read = [modality for modality in read if modality.name in scenes] if encoder else read
         side = round(self.extent / min(modality.gsd for modality in read))
         self.windows = Windows(scenes, read, side, self.overlap, cell, patch)
         return self.windows
@@ -285,6 +291,13 @@ class TileData(LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """The number of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
+        """Makes tiles of what packed stores hold, on the device; all other batches are tiles already.
+
+        The Trainer calls this. Whoever goes through a loader by hand calls it too, with 0 as the loader's number.
+        """
+        return batch.finished(self.modalities, self.extent) if isinstance(batch, Stored) else batch
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
@@ -325,17 +338,18 @@ class TileData(LightningDataModule):
         )
         sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
-        return EpochLoader(
-            sampler,
-            size,
-            self._given,
+        loader = EpochLoader(
             dataset=cuts,
+            batch_size=size,
+            sampler=sampler,
             num_workers=self.workers,
             collate_fn=functools.partial(_batch, self.modalities, self.extent, self.labelled),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+        loader.given = self._given
+        return loader
 
     def _epoch(self) -> int:
         """The epoch a run begins with; the workers of a resumed one begin to read before Lightning says which it is."""
@@ -350,13 +364,19 @@ class TileData(LightningDataModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
 
-def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile]) -> Batch:
+def _batch(
+    modalities: Sequence[Modality], extent: float, labelled: bool, tiles: Sequence[Tile] | Stored
+) -> Batch | Stored:
+    if isinstance(tiles, Stored):
+        if not labelled or len(tiles.unlabelled) == len(tiles.names):
+            return tiles._replace(target=None)
+        _check_labelled(tiles.unlabelled)
+        return tiles
     batch = collate(tiles, modalities, extent)
     unlabelled = [tile.name for tile in tiles if tile.target is None]
     if not labelled or len(unlabelled) == len(tiles):
         return batch
-    if unlabelled:
-        raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
+    _check_labelled(unlabelled)
     targets = [np.asarray(tile.target) for tile in tiles]
     for tile, target in zip(tiles, targets, strict=True):
         if target.shape != targets[0].shape:
@@ -365,6 +385,11 @@ def _batch(modalities: Sequence[Modality], extent: float, labelled: bool, tiles:
                 f"{targets[0].shape}. Give all masks the grid of the same sensor."
             )
     return batch, torch.from_numpy(np.stack(targets))
+
+
+def _check_labelled(unlabelled: Sequence[str]) -> None:
+    if unlabelled:
+        raise MapexError(f"Tile {unlabelled[0]} has no label and others have; label it or leave it out.")
 
 
 def few(members: Members, shots: int, seed: int) -> Members:

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from mapex_lightning.data.legend import NODATA, write_legend
@@ -23,6 +25,9 @@ from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
 from mapex_lightning.tiles import IGNORED
+
+_OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+"""For GDAL: look for a file's companions by name, and do not list its folder, which may hold thousands, for each."""
 
 
 def read(
@@ -49,14 +54,29 @@ def read(
     """
     with _opened(path) as source:
         indexes = _indexes(path, source.descriptions, names, bands)
-        pixels = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+        read = _filled(path, source, indexes, bands, window)
         attributes = {
             "crs": source.crs.to_wkt() if source.crs else "",
             "transform": _shifted(source.transform, window),
             "scales": tuple(source.scales[index - 1] for index in indexes),
             "offsets": tuple(source.offsets[index - 1] for index in indexes),
         }
-    return xarray.DataArray(pixels, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+    return xarray.DataArray(read, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
+
+
+def pixels(
+    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
+) -> np.ndarray:
+    """The values of `read` alone: labels for its axes take as long to make as a small raster to read.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: as for `read`.
+    """
+    with _opened(path) as source:
+        return _filled(path, source, _indexes(path, source.descriptions, names, bands), bands, window)
 
 
 def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndarray:
@@ -83,8 +103,40 @@ def _only_band(path: Path, band: str) -> np.ndarray:
             raise MapexError(
                 f"{path} must hold band {band} alone; found {source.count} bands. Fetch or unpack it again."
             )
-        pixels: np.ndarray = np.ma.filled(_pixels(path, source, [1], [band], None)[0].astype(np.float32), np.nan)
-        return pixels
+        (pixels,) = _filled(path, source, [1], [band], None)
+        return np.asarray(pixels)
+
+
+def read_warped(files: Mapping[str, Path], onto: Path, nodata: float | None = None) -> np.ndarray:
+    """Reads bands that lie in a file each, warped onto the grid of another raster.
+
+    Args:
+        files: C georeferenced rasters of one band, by the name of the band.
+        onto: the raster whose coordinate system, extent and pixels are taken; it is not read.
+        nodata: the stored value of invalid pixels, where the files do not declare it.
+
+    Returns:
+        Shape (C, H, W), float32, interpolated bilinearly; nodata, and what lies outside a file, is NaN.
+
+    Raises:
+        MapexError: a file is missing, damaged or no raster, or a raster does not say where it lies.
+    """
+    with _opened(onto) as target:
+        grid = {"crs": target.crs, "transform": target.transform, "height": target.height, "width": target.width}
+    bands = []
+    for band, path in files.items():
+        with _opened(path) as source:
+            for file, crs in ((onto, grid["crs"]), (path, source.crs)):
+                if crs is None:
+                    raise MapexError(
+                        f"{file} does not say where it lies, so {path} cannot be warped onto {onto}. "
+                        "Fetch or unpack it again."
+                    )
+            own = source.nodata if nodata is None else nodata
+            options = {"src_nodata": own, "nodata": np.nan, "dtype": "float32", "resampling": Resampling.bilinear}
+            with WarpedVRT(source, **grid, **options) as warped:
+                bands.append(_pixels(path, warped, [1], [band], None)[0].filled(np.nan))
+    return np.stack(bands)
 
 
 def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
@@ -166,7 +218,7 @@ def open_raster(path: Path) -> DatasetReader:
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
     try:
-        with _ungeoreferenced_is_fine(), _watched() as lost:
+        with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
             source = rasterio.open(path)
     except RasterioError as error:
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
@@ -283,6 +335,14 @@ def _pixels(
             "Fetch or unpack it again."
         ) from error
     return pixels
+
+
+def _filled(
+    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None
+) -> np.ndarray:
+    """Reads (C, H, W) float32 with NaN where pixels are invalid."""
+    filled: np.ndarray = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
+    return filled
 
 
 def _shifted(transform: Affine, window: Window | None) -> tuple[float, ...]:

@@ -70,7 +70,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """The tiles of this rank in this epoch."""
         mine = self._order()[self.rank :: self.world][: len(self)]
         epoch, seen = self.skipped
-        return ((self.epoch, int(index)) for index in mine[seen if epoch == self.epoch else 0 :])
+        return ((self.epoch, index) for index in mine[seen if epoch == self.epoch else 0 :].tolist())
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:

@@ -10,13 +10,58 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import gcd, lcm
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile
+
+
+class Chance(Protocol):
+    """What draws places and symmetries: a NumPy generator, or numbers that were drawn beforehand."""
+
+    def integers(self, high: int, /) -> Any:
+        """One of 0 to ``high - 1``, evenly."""
+
+
+class Drawn:
+    """Chance out of numbers between 0 and 1 that were drawn beforehand, one after the other.
+
+    Args:
+        numbers: as many as will be asked for, or more.
+    """
+
+    def __init__(self, numbers: Iterable[float]) -> None:
+        self._numbers = iter(numbers)
+
+    def integers(self, high: int, /) -> int:
+        """The next number as one of 0 to ``high - 1``."""
+        return int(float(next(self._numbers)) * high)
+
+
+def draws(seed: int, epoch: int, indexes: np.ndarray) -> np.ndarray:
+    """All that is left to chance in the tiles of an epoch: a function of seed, epoch and index alone.
+
+    SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) as a hash of a running number. A generator for each
+    tile would take longer than reading a packed one.
+
+    Args:
+        seed: of the augmentations.
+        epoch: from 0 on.
+        indexes: of n tiles, int64.
+
+    Returns:
+        Three numbers for each, (n, 3) float64, from 0 to less than 1.
+    """
+    (start,) = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    number = 3 * indexes.astype(np.uint64)[:, None] + np.arange(1, 4, dtype=np.uint64)
+    mixed = start + number * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    drawn: np.ndarray = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    return drawn
 
 
 class Ground(NamedTuple):
@@ -26,7 +71,19 @@ class Ground(NamedTuple):
     x: Fraction
 
 
-def crop(tile: Tile, modalities: Sequence[Modality], extent: float, rng: np.random.Generator | None) -> Tile:
+class Room(NamedTuple):
+    """Where a square can begin: at any of ``0..rows`` and ``0..columns`` steps; less than 0 where it is padded.
+
+    Attributes:
+        step: in metres, a multiple of every sensor's pixels.
+    """
+
+    rows: int
+    columns: int
+    step: Fraction
+
+
+def crop(tile: Tile, modalities: Sequence[Modality], extent: float, rng: Chance | None) -> Tile:
     """Cuts the same square of ground out of every image, and out of a segmentation mask.
 
     The square is aligned to the coarsest sensor's pixels (where gsds do not divide each other, to their common
@@ -60,6 +117,22 @@ def crop(tile: Tile, modalities: Sequence[Modality], extent: float, rng: np.rand
     return replace(tile, images=images, target=_cut(mask, grid, corner, side, IGNORED))
 
 
+def room(tile: Tile, modalities: Sequence[Modality], extent: float) -> Room:
+    """Where `crop` can begin in tiles of this shape.
+
+    Raises:
+        MapexError: as for `crop`.
+    """
+    gsds, side = _gsds(modalities), _exact(extent)
+    _check_extent(side, gsds)
+    return _room(_ground(tile, gsds), side, _common_multiple(gsds.values()))
+
+
+def start(steps: int, rng: Chance | None) -> int:
+    """Where a square begins if it can at ``0..steps``; half the (maybe negative) way where there is no choice."""
+    return int(rng.integers(steps + 1)) if rng is not None and steps > 0 else int(steps / 2)
+
+
 def corner_of(tile: Tile, modalities: Sequence[Modality], extent: float) -> tuple[float, float]:
     """Where the centre crop of a tile begins: what shifts its georeference.
 
@@ -79,7 +152,7 @@ def alignment(modalities: Sequence[Modality]) -> Fraction:
     return _common_multiple(_gsds(modalities).values())
 
 
-def dihedral(tile: Tile, rng: np.random.Generator) -> Tile:
+def dihedral(tile: Tile, rng: Chance) -> Tile:
     """One of the eight symmetries of the square, drawn evenly: seen from above there is no up."""
     return symmetry(tile, int(rng.integers(8)))
 
@@ -146,14 +219,15 @@ def _metres(ground: Ground) -> str:
     return f"{float(ground.y):g} x {float(ground.x):g} m"
 
 
-def _corner(ground: Ground, side: Fraction, step: Fraction, rng: np.random.Generator | None) -> Ground:
+def _room(ground: Ground, side: Fraction, step: Fraction) -> Room:
+    rows, columns = (int((length - side) / step) for length in ground)
+    return Room(rows, columns, step)
+
+
+def _corner(ground: Ground, side: Fraction, step: Fraction, rng: Chance | None) -> Ground:
     """Where the square begins: a multiple of the step along either axis."""
-    return Ground(*(_start(int((length - side) / step), rng) * step for length in ground))
-
-
-def _start(room: int, rng: np.random.Generator | None) -> int:
-    """A start between 0 and the room there is, in steps; half the (maybe negative) room where there is no choice."""
-    return int(rng.integers(room + 1)) if rng is not None and room > 0 else int(room / 2)
+    free = _room(ground, side, step)
+    return Ground(start(free.rows, rng) * step, start(free.columns, rng) * step)
 
 
 def _cut(pixels: np.ndarray, gsd: Fraction, corner: Ground, side: Fraction, filler: float) -> np.ndarray:

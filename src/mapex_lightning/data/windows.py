@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import lcm
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch.utils.data import Dataset
 
 from mapex_lightning.data.grid import Grid
 from mapex_lightning.data.plan import Plan
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scene import STORED, Reading, Scene
 from mapex_lightning.data.transforms import alignment
-from mapex_lightning.errors import MapexError
+from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile, Tiles, collate
 
@@ -128,6 +129,37 @@ class Windows(Dataset[Tile]):
                 )
         finest = min(here, key=lambda modality: modality.gsd)
         return scaled(grids[finest.name], self.gsd / finest.gsd)
+
+
+def scenes_of(
+    files: Mapping[str, Sequence[str]] | Sequence[str], modalities: Sequence[Modality], reading: Mapping[str, Reading]
+) -> dict[str, Scene]:
+    """The scene of each sensor that has files.
+
+    Args:
+        files: of each sensor by its name, or those of the only one.
+        modalities: all that the model reads.
+        reading: of a sensor's files, by its name.
+
+    Raises:
+        MapexError: files are nobody's.
+    """
+    names = [modality.name for modality in modalities]
+    if not isinstance(files, Mapping):
+        if len(names) > 1:
+            raise MapexError(
+                f"The model reads {', '.join(names)}: say which files are whose, such as "
+                f"--data.scene {names[0]}={files[0]}."
+            )
+        files = {names[0]: files}
+    for name in files:
+        if name not in names:
+            raise unknown("sensor", name, names, "Give files of sensors that the model reads")
+    return {
+        one.name: Scene([Path(file) for file in files[one.name]], one.bands, reading.get(one.name, STORED))
+        for one in modalities
+        if one.name in files
+    }
 
 
 def scaled(grid: Grid, ratio: float) -> Grid:

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -49,16 +49,34 @@ def data_of(trainer: pl.Trainer) -> TileData:
 
 
 class Throughput(Callback):
-    """Logs tiles per second over all ranks, as ``train/tiles_per_second``."""
+    """Logs tiles per second over all ranks as ``train/tiles_per_second``, and ``train/waiting`` of this one.
+
+    The latter is the share of time between the end of a step and the start of the next, in which the loader is waited
+    for and batches go to the device. On a GPU it is the time of the process that feeds it: the device may still work.
+    """
 
     def __init__(self) -> None:
         self.tiles = 0
         self.since = 0.0
         self.latest = 0.0
+        self.ended = 0.0
+        self.waited = 0.0
+        self.waiting = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation between epochs does not count."""
-        self.tiles, self.since = 0, time.monotonic()
+        self.tiles, self.waited = 0, 0.0
+        self.since = self.ended = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is there."""
+        self.waited += time.monotonic() - self.ended
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation within an epoch is no waiting."""
+        self.ended = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,9 +86,34 @@ class Throughput(Callback):
         if (batch_idx + 1) % min(logging_interval(trainer), int(trainer.num_training_batches)) == 0:
             now = time.monotonic()
             self.latest = self.tiles / max(now - self.since, 1e-9)
-            self.tiles, self.since = 0, now
+            self.waiting = self.waited / max(now - self.since, 1e-9)
+            self.tiles, self.since, self.waited = 0, now, 0.0
+            figures = {"train/tiles_per_second": self.latest, "train/waiting": self.waiting}
             for logger in trainer.loggers:
-                logger.log_metrics({"train/tiles_per_second": self.latest}, step=trainer.global_step)
+                logger.log_metrics(figures, step=trainer.global_step)
+        self.ended = time.monotonic()
+
+    def shown(self) -> dict[str, str]:
+        """Both figures for people, once there are some."""
+        return {"tiles/s": f"{self.latest:.0f}", "waiting": f"{100 * self.waiting:.0f} %"} if self.latest else {}
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, with tiles per second and the share of waiting.
+
+    Args:
+        throughput: whose figures are shown.
+    """
+
+    def __init__(self, throughput: Throughput) -> None:
+        super().__init__()
+        self.throughput = throughput
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands behind the bar."""
+        return {**super().get_metrics(trainer, pl_module), **self.throughput.shown()}
 
 
 class PlainProgress(Callback):
@@ -107,7 +150,8 @@ class PlainProgress(Callback):
         if not trainer.is_global_zero:
             return
         self.printed = time.monotonic()
-        rate = f"  {self.throughput.latest:.0f} tiles/s" if self.throughput.latest else ""
+        shown = self.throughput.shown()
+        rate = f"  {shown['tiles/s']} tiles/s  waiting {shown['waiting']}" if shown else ""
         if isinstance(module, MapexModule):
             loss = module.noted.get("train/loss", loss)  # without auxiliary losses, where it is logged
         print(

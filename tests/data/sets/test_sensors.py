@@ -37,3 +37,10 @@ def test_another_name_for_the_same_bands_is_fine() -> None:
 def test_another_unit_grid_or_band_is_refused(wanted: Modality) -> None:
     with pytest.raises(MapexError, match="X cannot give modality s2_nir"):
         sensor_of(wanted, SENSORS, "X")
+
+
+def test_among_twins_the_name_decides_and_without_it_they_are_refused() -> None:
+    twins = {"s2_before": SENSORS["s2"], "s2_after": SENSORS["s2"]}
+    assert sensor_of(replace(MODALITIES["s2_nir"], name="s2_after"), twins, "X") == "s2_after"
+    with pytest.raises(MapexError, match="more than once, as s2_before and s2_after"):
+        sensor_of(MODALITIES["s2_nir"], twins, "X")

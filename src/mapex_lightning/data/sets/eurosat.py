@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from mapex_lightning.data.sets.published import Entry, Published
+from mapex_lightning.data.sets.published import Entry, Published, share_of
 from mapex_lightning.data.sets.sensors import Sensor
 from mapex_lightning.data.tileset import DATA, SPLITS, Split
 from mapex_lightning.errors import MapexError, unknown
@@ -126,8 +125,7 @@ class EuroSAT(Published):
 
 def split_of(name: str, seed: int) -> Split:
     """The split of a tile: a function of its name and the seed, and of nothing else."""
-    digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
+    share = share_of(name, seed)
     return "train" if share < 0.6 else "val" if share < 0.8 else "test"
 
 

@@ -5,20 +5,34 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from mapex_lightning.data import raster
+from mapex_lightning.data import hdf5, raster
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Target, Tile
 
-Stored = Path | Mapping[str, Path]
-"""One raster with all bands of a sensor, or a raster per band, by its name."""
+
+class Warped(NamedTuple):
+    """A raster per band, on a grid that is not the tile's.
+
+    Attributes:
+        files: the rasters, by the name of the band.
+        onto: the raster of the tile whose grid they are warped onto.
+    """
+
+    files: Mapping[str, Path]
+    onto: Path
+
+
+Stored = Path | Mapping[str, Path] | Warped | hdf5.Layer
+"""One raster with all bands of a sensor, a raster per band by its name, on another grid maybe, or part of a file."""
 
 
 class Entry(NamedTuple):
@@ -27,12 +41,12 @@ class Entry(NamedTuple):
     Attributes:
         split: which split it belongs to.
         files: per sensor that the tile has, where its pixels are.
-        label: the label, or the raster that holds the mask; None where there is none.
+        label: the label, or where the mask is; None where there is none.
     """
 
     split: Split
     files: Mapping[str, Stored]
-    label: Target | Path | None = None
+    label: Target | Path | hdf5.Layer | None = None
 
 
 class Published(TileSet):
@@ -121,7 +135,7 @@ class Published(TileSet):
             MapexError: the key is unknown, or the mask cannot be read or holds what is no class.
         """
         label = self._entry(key).label
-        return self._mask(label) if isinstance(label, Path) else label
+        return self._mask(label) if isinstance(label, Path | hdf5.Layer) else label
 
     def georeference(self, key: str) -> GeoReference | None:
         """Where the mask lies or, without one, the first file that says so.
@@ -130,10 +144,10 @@ class Published(TileSet):
             MapexError: the key is unknown, or a file cannot be read.
         """
         entry = self._entry(key)
-        files = [file if isinstance(file, Path) else next(iter(file.values())) for file in entry.files.values()]
+        files = [_a_raster(stored) for stored in entry.files.values()]
         if isinstance(entry.label, Path):
             files.insert(0, entry.label)
-        places = (raster.georeference(file) for file in files)
+        places = (raster.georeference(file) for file in files if file is not None)
         return next((place for place in places if place is not None), None)
 
     @cached_property
@@ -151,20 +165,21 @@ class Published(TileSet):
         return sensor_of(modality, self.sensors, self.title)
 
     def _pixels(self, name: str, stored: Stored, bands: Sequence[str]) -> np.ndarray:
-        """Bands (C, H, W) float32 on the sensor's grid; its nodata value is NaN."""
+        """Bands (C, H, W) float32 on the sensor's grid; what is invalid is NaN."""
         sensor = self.sensors[name]
-        if isinstance(stored, Path):
-            pixels = raster.read(stored, bands, sensor.bands).to_numpy()
-        else:
-            pixels = raster.read_together({band: stored[band] for band in bands}, sensor.side)
+        pixels = _read(stored, sensor, bands if sensor.blank is None else sensor.bands)
         if sensor.nodata is not None:
             pixels[pixels == sensor.nodata] = np.nan
-        return pixels
+        if sensor.blank is not None:
+            pixels[:, (pixels == sensor.blank).all(axis=0)] = np.nan
+            pixels = pixels[[sensor.bands.index(band) for band in bands]]
+        return decibels(pixels) if sensor.power else pixels
 
-    def _mask(self, path: Path) -> np.ndarray:
+    def _mask(self, path: Path | hdf5.Layer) -> np.ndarray:
         """Class indexes (H, W) int64, `IGNORED` where nothing counts."""
         codes = self.codes or {index: index for index in range(len(self.classes))}
-        return recoded(raster.read_mask(path), codes, f"Mask {path}", self.title)
+        stored = raster.read_mask(path) if isinstance(path, Path) else hdf5.read(path)[0]
+        return recoded(stored, codes, f"Mask {path}", self.title)
 
 
 def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str) -> np.ndarray:
@@ -192,3 +207,47 @@ def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str
             )
     mask: np.ndarray = np.array([known[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
     return mask
+
+
+def share_of(name: str, seed: int = 0) -> float:
+    """A number from 0 to 1 that follows from a name and a seed alone: splits by it stay when tiles are added."""
+    digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def beneath(root: Path, name: str) -> Path | None:
+    """A file or folder of this relative path in a folder or one level below; None where there is none."""
+    below = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return next((folder / name for folder in (root, *below) if (folder / name).exists()), None)
+
+
+def decibels(power: np.ndarray) -> np.ndarray:
+    """Backscatter in dB; what is no power, 0 or less, is NaN."""
+    return 10 * np.log10(np.where(power > 0, power, np.nan))
+
+
+def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
+    """Bands (C, H, W) float32 as they are stored."""
+    if isinstance(stored, Path):
+        names = sensor.described or sensor.bands
+        return raster.pixels(stored, [names[sensor.bands.index(band)] for band in bands], names)
+    if isinstance(stored, Warped):
+        return raster.read_warped({band: stored.files[band] for band in bands}, stored.onto, sensor.nodata)
+    if isinstance(stored, hdf5.Layer):
+        pixels = hdf5.read(stored)
+        if len(pixels) != len(sensor.bands):
+            raise MapexError(
+                f"{stored.file} has {len(pixels)} bands at {stored.name} where {len(sensor.bands)} are expected "
+                f"({', '.join(sensor.bands)}). Fetch it again."
+            )
+        return pixels[[sensor.bands.index(band) for band in bands]].astype(np.float32)
+    return raster.read_together({band: stored[band] for band in bands}, sensor.side)
+
+
+def _a_raster(stored: Stored) -> Path | None:
+    """A raster that may say where a tile lies."""
+    if isinstance(stored, Warped):
+        return stored.onto
+    if isinstance(stored, hdf5.Layer):
+        return None
+    return stored if isinstance(stored, Path) else next(iter(stored.values()))

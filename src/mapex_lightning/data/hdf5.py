@@ -1,0 +1,64 @@
+"""Images inside HDF5 files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from einops import rearrange
+
+from mapex_lightning.errors import MapexError
+
+
+class Layer(NamedTuple):
+    """An image in an HDF5 file, bands last: (H, W, C).
+
+    Attributes:
+        file: the HDF5 file.
+        name: the path of the image inside it.
+    """
+
+    file: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file} at {self.name}"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file as h5py gives it, open for reading.
+
+    Raises:
+        MapexError: h5py is not installed, or the file cannot be opened or read.
+    """
+    try:
+        h5py = import_module("h5py")
+    except ImportError as error:
+        raise MapexError(f"{path} needs the Python package h5py: run `pip install 'mapex-lightning[hdf5]'`.") from error
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise MapexError(f"{path} cannot be read as HDF5 ({error}). Fetch it again.") from error
+
+
+def read(layer: Layer) -> np.ndarray:
+    """The image as it is stored: (C, H, W).
+
+    Raises:
+        MapexError: the file cannot be read, or has no such image.
+    """
+    with opened(layer.file) as file:
+        found = file.get(layer.name)
+        if found is None or getattr(found, "ndim", 0) != 3:
+            shape = "nothing" if found is None else f"{found}"
+            raise MapexError(
+                f"{layer.file} must hold an image of rows, columns and bands at {layer.name}; found {shape}. "
+                "Fetch it again."
+            )
+        return rearrange(found[...], "h w c -> c h w")

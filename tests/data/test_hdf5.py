@@ -1,0 +1,50 @@
+"""Images in HDF5 files: read as they are, and what is missing is named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mapex_lightning.data import hdf5
+from mapex_lightning.data.hdf5 import Layer
+from mapex_lightning.errors import MapexError
+from tests.layouts import h5py
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """An image of two bands, and a list that is none."""
+    path = tmp_path / "some.h5"
+    with h5py.File(path, "w") as target:
+        target["place/image"] = np.arange(12, dtype=np.uint16).reshape(2, 3, 2)
+        target["days"] = [1, 2]
+    return path
+
+
+def test_bands_come_first(file: Path) -> None:
+    image = hdf5.read(Layer(file, "place/image"))
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image, [[[0, 2, 4], [6, 8, 10]], [[1, 3, 5], [7, 9, 11]]])
+
+
+@pytest.mark.parametrize(("name", "found"), [("place/mask", "nothing"), ("place", "HDF5 group"), ("days", "HDF5 data")])
+def test_what_is_no_image_is_named(file: Path, name: str, found: str) -> None:
+    with pytest.raises(MapexError, match=rf"some\.h5 must hold an image .* at {name}; found .*{found}"):
+        hdf5.read(Layer(file, name))
+
+
+def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(MapexError, match=r"none\.h5 cannot be read as HDF5"):
+        hdf5.read(Layer(tmp_path / "none.h5", "image"))
+    file.write_bytes(file.read_bytes()[:600])
+    with pytest.raises(MapexError, match=r"some\.h5 cannot be read as HDF5"):
+        hdf5.read(Layer(file, "place/image"))
+
+
+def test_without_h5py_a_sentence_says_what_to_install(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MapexError, match=r"pip install 'mapex-lightning\[hdf5\]'"):
+        hdf5.read(Layer(file, "place/image"))
