@@ -16,7 +16,6 @@ from tests.workshop import SMALL, finetune, pretrain
 PAGE = (Path(__file__).parents[1] / "docs" / "maps.md").read_text()
 
 
-@pytest.mark.slow
 def test_the_commands_run_in_the_order_in_which_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pretrain()

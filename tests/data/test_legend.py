@@ -11,7 +11,7 @@ from mapex_lightning.data.legend import category_names, check_classes, colour
 from mapex_lightning.errors import MapexError
 
 
-@pytest.mark.parametrize(("count", "apart"), [(7, 80), (50, 29)])
+@pytest.mark.parametrize(("count", "apart"), [(12, 80), (50, 29)])
 def test_no_two_classes_look_alike(count: int, apart: int) -> None:
     pairs = combinations([colour(index) for index in range(count)], 2)
     assert min(sum(abs(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairs) > apart

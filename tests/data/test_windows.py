@@ -12,7 +12,7 @@ import torch
 from mapex_lightning.data import raster
 from mapex_lightning.data.scene import Scene
 from mapex_lightning.data.tileset import GeoReference
-from mapex_lightning.data.windows import Windows
+from mapex_lightning.data.windows import Cell, Windows
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from tests.builders import HEIGHT, OPTICAL, RADAR
@@ -38,14 +38,14 @@ def scenes(tmp_path: Path) -> dict[str, Scene]:
     return {modality.name: write(tmp_path, modality) for modality in (RADAR, OPTICAL, HEIGHT)}
 
 
-def windows_of(scenes: dict[str, Scene], cell: int | None = 1, overlap: float = 0.5, *modalities: Modality) -> Windows:
-    return Windows(scenes, modalities or (RADAR, OPTICAL, HEIGHT), 16, overlap, cell)
+def windows_of(scenes: dict[str, Scene], cell: Cell = "pixel", overlap: float = 0.5, *modalities: Modality) -> Windows:
+    return Windows(scenes, modalities or (RADAR, OPTICAL, HEIGHT), 16, overlap, cell, 8)
 
 
 def test_the_grid_is_that_of_the_finest_sensor(scenes: dict[str, Scene]) -> None:
     windows = windows_of(scenes)
     assert (windows.grid, windows.cells) == (scenes["s1"].grid, scenes["s1"].grid)
-    assert windows_of({"dem": scenes["dem"]}, 1, 0.5, HEIGHT).grid == scenes["dem"].grid
+    assert windows_of({"dem": scenes["dem"]}, "pixel", 0.5, HEIGHT).grid == scenes["dem"].grid
 
 
 def test_without_the_finest_sensor_the_grid_is_as_fine_as_what_the_model_reads(scenes: dict[str, Scene]) -> None:
@@ -63,7 +63,7 @@ def test_a_window_is_its_part_of_every_sensor_in_that_sensors_pixels(scenes: dic
 
 
 def test_what_lies_beyond_the_scene_is_invalid(scenes: dict[str, Scene]) -> None:
-    windows = Windows(scenes, (RADAR, OPTICAL, HEIGHT), 64, 0.5, 1)
+    windows = Windows(scenes, (RADAR, OPTICAL, HEIGHT), 64, 0.5, "pixel", 8)
     assert len(windows) == 1
     valid = np.isfinite(windows[0].images["s1"][0])
     assert not valid[40:].any()
@@ -93,15 +93,15 @@ def test_a_sensor_without_files_is_absent(scenes: dict[str, Scene]) -> None:
 
 
 def test_features_have_a_cell_per_patch(scenes: dict[str, Scene]) -> None:
-    windows = windows_of(scenes, 8)
+    windows = windows_of(scenes, "patch")
     assert windows.cells.transform == (80.0, 0.0, 500_000.0, 0.0, -80.0, 5_000_000.0)
     assert (windows.cells.height, windows.cells.width) == (5, 8)
     assert (windows.plan.side, windows.plan.tops, windows.plan.lefts) == (2, (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6))
 
 
 def test_labels_have_a_cell_in_the_middle_of_each_window(scenes: dict[str, Scene]) -> None:
-    windows = windows_of(scenes, None)
-    assert (windows.cell, windows.margin) == (8, 4)
+    windows = windows_of(scenes, "window")
+    assert (windows.step, windows.margin) == (8, 4)
     assert (windows.cells.height, windows.cells.width) == (5, 8)
     image = windows[8 + 3].images["s1"][0]
     assert image[windows.margin, windows.margin] == pytest.approx(80 + 0.24)
@@ -109,9 +109,17 @@ def test_labels_have_a_cell_in_the_middle_of_each_window(scenes: dict[str, Scene
 
 
 def test_windows_begin_where_pixels_of_all_sensors_begin(scenes: dict[str, Scene]) -> None:
-    windows = windows_of(scenes, 1, 0.55)
+    windows = windows_of(scenes, "pixel", 0.55)
     assert all(start % 2 == 0 for start in (*windows.plan.tops, *windows.plan.lefts))
-    assert windows.plan.tops[1] == 6
+    assert windows.plan.tops[1] == 4
+
+
+@pytest.mark.parametrize(("side", "overlap", "stride"), [(32, 0.5, 12), (24, 0.25, 12), (16, 0.0, 16), (16, 0.9, 2)])
+def test_windows_with_a_class_per_pixel_begin_between_patches(
+    scenes: dict[str, Scene], side: int, overlap: float, stride: int
+) -> None:
+    windows = Windows(scenes, (RADAR, OPTICAL, HEIGHT), side, overlap, "pixel", 8)
+    assert windows.plan.lefts[1] == stride
 
 
 def test_pixels_of_another_size_than_the_model_reads_are_refused(tmp_path: Path) -> None:
@@ -122,4 +130,4 @@ def test_pixels_of_another_size_than_the_model_reads_are_refused(tmp_path: Path)
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])
 def test_an_overlap_is_a_share(scenes: dict[str, Scene], overlap: float) -> None:
     with pytest.raises(MapexError, match="from 0 to less than 1"):
-        windows_of(scenes, 1, overlap)
+        windows_of(scenes, "pixel", overlap)

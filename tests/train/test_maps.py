@@ -205,10 +205,10 @@ def test_a_cell_counts_if_any_sensor_saw_any_of_it(scene: dict[str, list[str]]) 
     s1, s2 = torch.full((1, 2, 16, 16), torch.nan), torch.full((1, 12, 16, 16), torch.nan)
     s1[0, 0, 15, 0] = s2[0, 3, 2, 9] = 1.0
     data = data_for(scene)
-    assert cells_of(Tiles.of(s1=s1, s2=s2), data.open_scene(8)) == [[0, 1], [1, 0]]
-    assert cells_of(Tiles.of(s1=s1, s2=s2), data.open_scene(None)) == [[0]]
+    assert cells_of(Tiles.of(s1=s1, s2=s2), data.open_scene("patch", 8)) == [[0, 1], [1, 0]]
+    assert cells_of(Tiles.of(s1=s1, s2=s2), data.open_scene("window", 8)) == [[0]]
     absent = Tiles({"s1": torch.zeros_like(s1), "s2": s2}, {"s1": torch.tensor([False]), "s2": torch.tensor([True])})
-    assert cells_of(absent, data.open_scene(8)) == [[0, 1], [0, 0]]
+    assert cells_of(absent, data.open_scene("patch", 8)) == [[0, 1], [0, 0]]
 
 
 @pytest.mark.slow

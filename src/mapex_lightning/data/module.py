@@ -18,11 +18,11 @@ from mapex_lightning.data.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.members import Members
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.scene import STORED, Reading, Scene
+from mapex_lightning.data.scene import Reading
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
-from mapex_lightning.data.windows import Windows
-from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.data.windows import Cell, Windows, scenes_of
+from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
 from mapex_lightning.tiles import Tile, Tiles, collate
@@ -252,44 +252,23 @@ class TileData(LightningDataModule):
             return self._windows_loader(self.windows)
         return self._loader(self._whole(self.predict_split), self.members(self.predict_split), shuffle=False)
 
-    def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
-        """Makes tiles of what packed stores hold, on the device; all other batches are tiles already.
-
-        The Trainer calls this. Whoever goes through a loader by hand calls it too, with 0 as the loader's number.
-        """
-        return batch.finished(self.modalities, self.extent) if isinstance(batch, Stored) else batch
-
-    def open_scene(self, cell: int | None, encoder: Sequence[Modality] | None = None) -> Windows:
+    def open_scene(self, cell: Cell, patch: int, encoder: Sequence[Modality] | None = None) -> Windows:
         """Makes `predict_dataloader` go through the windows of the scene.
 
         Args:
-            cell: pixels along a cell of the map, or None for a label per window; see `Windows`.
+            cell: what a cell of the map is; see `Windows`.
+            patch: side of the encoder's patches in pixels.
             encoder: read those of an encoder's sensors that the scene has, instead of `modalities` with some absent.
 
         Raises:
             MapexError: the scene names a sensor that is not read, or cannot be read itself.
         """
         assert self.scene is not None
-        read, files = encoder or self.modalities, self.scene
-        names = [modality.name for modality in read]
-        if not isinstance(files, dict):
-            if len(names) > 1:
-                raise MapexError(
-                    f"The model reads {', '.join(names)}: say which files are whose, such as "
-                    f"--data.scene {names[0]}={files[0]}."
-                )
-            files = {names[0]: files}
-        for name in files:
-            if name not in names:
-                raise unknown("sensor", name, names, "Give files of sensors that the model reads")
-        here = [modality for modality in read if modality.name in files]
-        read = here if encoder else read
-        scenes = {
-            one.name: Scene([Path(file) for file in files[one.name]], one.bands, self.reading.get(one.name, STORED))
-            for one in here
-        }
+        read = encoder or self.modalities
+        scenes = scenes_of(self.scene, read, self.reading)
+        read = [modality for modality in read if modality.name in scenes] if encoder else read
         side = round(self.extent / min(modality.gsd for modality in read))
-        self.windows = Windows(scenes, read, side, self.overlap, cell)
+        self.windows = Windows(scenes, read, side, self.overlap, cell, patch)
         return self.windows
 
     def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
@@ -309,6 +288,13 @@ class TileData(LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """The number of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
+        """Makes tiles of what packed stores hold, on the device; all other batches are tiles already.
+
+        The Trainer calls this. Whoever goes through a loader by hand calls it too, with 0 as the loader's number.
+        """
+        return batch.finished(self.modalities, self.extent) if isinstance(batch, Stored) else batch
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""

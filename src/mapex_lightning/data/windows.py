@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import lcm
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from mapex_lightning.data.grid import Grid
 from mapex_lightning.data.plan import Plan
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scene import STORED, Reading, Scene
 from mapex_lightning.data.transforms import alignment
-from mapex_lightning.errors import MapexError
+from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile, Tiles, collate
+
+Cell = Literal["pixel", "patch", "window"]
+"""What a cell of a map is: a pixel has a class of its own, a patch its features, a window its label."""
 
 TOLERANCE = 0.25
 """How far the pixels of a file may differ from the ground sampling distance of the model, as a share of it."""
@@ -31,12 +36,15 @@ class Windows(Dataset[Tile]):
         modalities: all that the model reads; those without a scene are absent.
         side: pixels of the finest modality along a window.
         overlap: the share of a window that the next one covers again, 0 or more and less than 1.
-        cell: pixels of the grid along a cell of the map: 1 for a class per pixel, the patch for features. None is a
-            label per window: cells are as large as the step from one window to the next, each in its window's middle.
+        cell: what a cell of the map is. Of ``window`` it is as large as the step from one window to the next, and lies
+            in the middle of its window.
+        patch: side of the encoder's patches in pixels of the finest modality. Windows with a class per pixel do not
+            begin at multiples of it: a model's patches show in what it predicts, and fade where they do not coincide.
 
     Attributes:
         grid: the pixels.
         cells: the cells of the map, from the same corner.
+        step: pixels of the grid along a cell.
         plan: the windows, in cells.
         margin: pixels from a window's corner to its first cell.
 
@@ -46,7 +54,13 @@ class Windows(Dataset[Tile]):
     """
 
     def __init__(
-        self, scenes: Mapping[str, Scene], modalities: Sequence[Modality], side: int, overlap: float, cell: int | None
+        self,
+        scenes: Mapping[str, Scene],
+        modalities: Sequence[Modality],
+        side: int,
+        overlap: float,
+        cell: Cell,
+        patch: int,
     ) -> None:
         if not 0 <= overlap < 1:
             raise MapexError(f"data.overlap is a share of a window, from 0 to less than 1; found {overlap:g}.")
@@ -54,16 +68,25 @@ class Windows(Dataset[Tile]):
         self.gsd = min(modality.gsd for modality in modalities)
         self.grid = self._grid()
         unit = round(alignment(modalities) / self.gsd)
-        if cell is None:
-            self.cell = _stride(side, overlap, unit)
-            self.margin = (side - self.cell) // 2 // unit * unit
-            self.cells = scaled(self.grid, self.cell)
-            self.plan = Plan.of(self.cells.height, self.cells.width, 1, 1)
-        else:
-            self.cell, self.margin = cell, 0
-            self.cells = scaled(self.grid, cell)
-            stride, unit = (pixels // cell for pixels in (_stride(side, overlap, lcm(unit, cell)), lcm(unit, cell)))
-            self.plan = Plan.of(self.cells.height, self.cells.width, side // cell, stride, unit)
+        if side % lcm(unit, patch):
+            raise MapexError(
+                f"A window of {side} pixels is no multiple of {lcm(unit, patch)}, at which patches of {patch} pixels "
+                "and pixels of all sensors begin; choose another data.size."
+            )
+        self.step, self.margin = 1, 0
+        wanted = round(side * (1 - overlap))
+        match cell:
+            case "pixel":
+                stride = wanted if overlap == 0 else _between_patches(wanted, unit, patch)
+            case "patch":
+                self.step, unit = patch, lcm(unit, patch)
+                stride = max(unit, wanted // unit * unit)
+            case "window":
+                stride = self.step = max(unit, wanted // unit * unit)
+                self.margin = (side - stride) // 2 // unit * unit
+        self.cells = scaled(self.grid, self.step)
+        in_cells = (1, 1, 1) if cell == "window" else (pixels // self.step for pixels in (side, stride, unit))
+        self.plan = Plan.of(self.cells.height, self.cells.width, *in_cells)
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -71,7 +94,7 @@ class Windows(Dataset[Tile]):
 
     def __getitem__(self, number: int) -> Tile:
         """A window with those sensors that saw any of it; it may be none. Its name is its number."""
-        top, left = (first * self.cell - self.margin for first in self.plan.corner(number))
+        top, left = (first * self.step - self.margin for first in self.plan.corner(number))
         part = self.grid.window(top, left, self.side, self.side)
         images = {}
         for modality in self.modalities:
@@ -108,6 +131,37 @@ class Windows(Dataset[Tile]):
         return scaled(grids[finest.name], self.gsd / finest.gsd)
 
 
+def scenes_of(
+    files: Mapping[str, Sequence[str]] | Sequence[str], modalities: Sequence[Modality], reading: Mapping[str, Reading]
+) -> dict[str, Scene]:
+    """The scene of each sensor that has files.
+
+    Args:
+        files: of each sensor by its name, or those of the only one.
+        modalities: all that the model reads.
+        reading: of a sensor's files, by its name.
+
+    Raises:
+        MapexError: files are nobody's.
+    """
+    names = [modality.name for modality in modalities]
+    if not isinstance(files, Mapping):
+        if len(names) > 1:
+            raise MapexError(
+                f"The model reads {', '.join(names)}: say which files are whose, such as "
+                f"--data.scene {names[0]}={files[0]}."
+            )
+        files = {names[0]: files}
+    for name in files:
+        if name not in names:
+            raise unknown("sensor", name, names, "Give files of sensors that the model reads")
+    return {
+        one.name: Scene([Path(file) for file in files[one.name]], one.bands, reading.get(one.name, STORED))
+        for one in modalities
+        if one.name in files
+    }
+
+
 def scaled(grid: Grid, ratio: float) -> Grid:
     """The same ground in pixels that are `ratio` times as long; the last ones may reach beyond it."""
     a, b, c, d, e, f = grid.transform
@@ -115,8 +169,7 @@ def scaled(grid: Grid, ratio: float) -> Grid:
     return Grid(grid.crs, (a * ratio, b * ratio, c, d * ratio, e * ratio, f), height, width)
 
 
-def _stride(side: int, overlap: float, unit: int) -> int:
-    """Pixels from one window to the next: a multiple of the unit, as many as the overlap leaves."""
-    if side % unit:
-        raise MapexError(f"A window of {side} pixels is no multiple of {unit}; choose another data.size.")
-    return max(unit, round(side * (1 - overlap)) // unit * unit)
+def _between_patches(wanted: int, unit: int, patch: int) -> int:
+    """Pixels from one window to the next: about as wanted, a multiple of the unit, and far from one of the patch."""
+    strides = range(max(unit, wanted // unit * unit), max(0, wanted - patch), -unit)
+    return min(strides, key=lambda stride: abs(stride % patch - patch / 2))

@@ -129,7 +129,7 @@ class Maps(Callback):
 
     def _announce(self) -> None:
         """Says what will be made, and what a user should know of the files."""
-        cells, gsd = self.windows.cells, self.windows.gsd * self.windows.cell
+        cells, gsd = self.windows.cells, self.windows.gsd * self.windows.step
         print(
             f"{cells.height} x {cells.width} cells of {gsd:g} m, from {len(self.windows)} windows of "
             f"{self.windows.side} pixels",
@@ -158,12 +158,12 @@ def maps_of(module: MapexModule, data: TileData, outputs: Outputs) -> Maps:
     if isinstance(module, Embed):
         config = module.encoder.config
         assert outputs.embeddings is not None
-        windows = data.open_scene(config.patch, config.modalities)
+        windows = data.open_scene("patch", config.patch, config.modalities)
         return Maps(windows, config.width, [features(_target(outputs.embeddings, windows), config.width)])
     if not isinstance(module, FineTune):
         raise MapexError("A map of classes needs a fine-tuned model; features of any model are made by --embeddings.")
     dense, classes = module.task == "segmentation", module.classes
-    windows = data.open_scene(1 if dense else None)
+    windows = data.open_scene("pixel" if dense else "window", module.encoder.config.patch)
     products = []
     if outputs.out is not None:
         made = label_map if module.task == "multilabel" else class_map
@@ -188,6 +188,6 @@ def valid_cells(tiles: Tiles, windows: Windows) -> Tensor:
     for name, image in tiles.images.items():
         seen = image.isfinite().any(1, keepdim=True) & rearrange(tiles.present[name], "b -> b 1 1 1")
         here = here.to(image.device) | F.interpolate(seen.float(), (side, side), mode="nearest").bool()[:, 0]
-    inner = slice(windows.margin, windows.margin + windows.plan.side * windows.cell)
-    cells = rearrange(here[:, inner, inner], "b (h p) (w q) -> b h w (p q)", p=windows.cell, q=windows.cell)
+    inner = slice(windows.margin, windows.margin + windows.plan.side * windows.step)
+    cells = rearrange(here[:, inner, inner], "b (h p) (w q) -> b h w (p q)", p=windows.step, q=windows.step)
     return cells.any(-1)
