@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mapex_lightning import cli
 from mapex_lightning.__main__ import main
@@ -50,6 +51,14 @@ BAD = {
     "an unknown option of prune": (["prune", "--ckpt", "a.ckpt", "--keep", "s1", "--kep", "x"], ["--kep"]),
     "a checkpoint that is none": (["prune", "--ckpt", "notes.txt", "--keep", "s1"], ["notes.txt", "cannot be read"]),
     "a checkpoint of another program": (["prune", "--ckpt", "alien.ckpt", "--keep", "s1"], ["no checkpoint of mapex"]),
+    "a map without a scene": (["predict", "--config", "segment.yaml", "--out", "m.tif"], ["--out", "--data.scene"]),
+    "a scene without a map": (["predict", "--config", "segment.yaml", "--data.scene", "a.tif"], ["--out map.tif"]),
+    "a scene without files": (["predict", "--config", "segment.yaml", "--data.scene"], ["s2=A.tif"]),
+    "a scene whose files are half named": (
+        ["predict", "--config", "segment.yaml", "--data.scene", "s1=a.tif", "b.tif"],
+        ["a sensor before each", "s2=A.tif"],
+    ),
+    "a map of a training run": ([*FIT, "--out", "map.tif"], ["--out"]),
     "a config that is no mapping": (["fit", "--config", "notes.txt"], ["Unexpected config: just words"]),
 }
 
@@ -136,6 +145,24 @@ def test_settings_can_be_printed(folder: Path, capsys: pytest.CaptureFixture[str
     assert stop.value.code == 0
     assert "class_path: mapex_lightning.train.pretrain.Pretrain" in capsys.readouterr().out
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "scene"),
+    [
+        (["s2=A.tif", "s1=VV.tif", "s1=VH.tif"], {"s2": ["A.tif"], "s1": ["VV.tif", "VH.tif"]}),
+        (["B04.tif", "x/y=z/B08.tif"], ["B04.tif", "x/y=z/B08.tif"]),
+        (["{s2: [A.tif]}"], {"s2": ["A.tif"]}),
+    ],
+)
+def test_the_files_of_a_scene_may_stand_as_words(
+    words: list[str], scene: object, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in (["--data.scene", *words], [f"--data.scene={words[0]}", *words[1:]]):
+        with pytest.raises(SystemExit):
+            main(["predict", "--config", "segment.yaml", *given, "--out", "map.tif", "--print_config"])
+        settings = yaml.safe_load(capsys.readouterr().out)
+        assert (settings["data"]["scene"], settings["out"]) == (scene, "map.tif")
 
 
 def test_a_trusted_package_may_be_named(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import logging
 import os
 import re
@@ -36,7 +37,9 @@ from mapex_lightning.train.callbacks import (
     WholeCheckpointIO,
     write_results,
 )
+from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.maps import Outputs, maps_of
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
 
@@ -62,6 +65,9 @@ NO_NEWS = (
 
 CONFIG = ("--config", "-c")
 """The words before the name of a config."""
+
+SCENE = "--data.scene"
+"""The word before the files of a scene."""
 
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
@@ -136,6 +142,8 @@ class MapexCLI(LightningCLI):
         """What Lightning has no word for."""
         parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        for name in Outputs._fields if self.command == "predict" else ():
+            parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
         parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
@@ -151,6 +159,7 @@ class MapexCLI(LightningCLI):
             if self.config.ckpt:
                 self._start_from(find_checkpoint(self.config.ckpt))
         else:
+            self.outputs.check(scene=self.command == "predict" and self.config.data.scene is not None)
             path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
             self._evaluate(path)
             self.folder = RUNS / name if self.config.run or not self._inside_runs(path) else path.parent
@@ -169,8 +178,17 @@ class MapexCLI(LightningCLI):
             model.init_args.encoder = str(path)
             _say(f"starting from the encoder of {path}: its shape and sensors win over the config's")
 
+    @property
+    def outputs(self) -> Outputs:
+        """Where maps of a scene go."""
+        return Outputs(*(self.config.get(name) for name in Outputs._fields))
+
     def _evaluate(self, path: Path) -> None:
         found = describe(read(path))
+        if self.outputs.embeddings is not None:
+            self.config.model = Namespace(class_path=_path_of(Embed), init_args=Namespace(encoder=str(path)))
+            _say(f"features of {path}")
+            return
         wanted = "pretrain" if self.config.model.class_path.endswith("Pretrain") else "finetune"
         if found.kind != wanted or (wanted == "finetune" and found.head is None):
             raise MapexError(
@@ -210,8 +228,12 @@ class MapexCLI(LightningCLI):
         ]
 
     def _callbacks(self, fitting: bool, logged: bool) -> list[Callback]:
+        if self.command == "predict":
+            scene = self.datamodule.scene is not None
+            maps = maps_of(self.model, self.datamodule, self.outputs) if scene else None
+            return [maps or Predictions(self.folder / "predictions")]
         if not fitting:
-            return [Predictions(self.folder / "predictions")] if self.command == "predict" else []
+            return []
         throughput = Throughput()
         checkpoints = ModelCheckpoint(
             dirpath=self.folder,
@@ -258,7 +280,7 @@ def build(
     Raises:
         MapexError: a setting is unknown or cannot be used.
     """
-    words = _with_paths(_trust(list(words)))
+    words = _with_scene(_with_paths(_trust(list(words))))
     _quiet()
     if "--help-all" in words:
         words = ["--help"]
@@ -267,14 +289,22 @@ def build(
     try:
         return kind(command, words, prune)
     except (ArgumentError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MapexError):
-            cause = cause.__cause__
-        if cause is not None:  # a sentence of ours that jsonargparse has wrapped
-            raise cause from None
-        if isinstance(error, ArgumentError):
-            raise _sentence(error) from error
-        raise
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        raise sentence from None
+
+
+def sentence_of(error: BaseException) -> MapexError | None:
+    """The sentence for an error in building: one of ours, though jsonargparse has wrapped it, or of jsonargparse.
+
+    Returns:
+        None for an error that is neither, which is a fault of the program.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MapexError):
+        cause = cause.__cause__
+    return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
 
 
 class _DataAlone(MapexCLI):
@@ -329,6 +359,28 @@ def _with_paths(words: list[str]) -> list[str]:
     return found
 
 
+def _with_scene(words: list[str]) -> list[str]:
+    """The words with the files after ``--data.scene`` as one: of each sensor for ``s2=A.tif s1=B.tif``, else a list."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{SCENE}=") else [word])]
+    if SCENE not in words:
+        return words
+    start = words.index(SCENE) + 1
+    end = next((at for at in range(start, len(words)) if words[at].startswith("-")), len(words))
+    files = words[start:end]
+    if not files:
+        raise MapexError(f"{SCENE} needs the files of a scene, such as {SCENE} s2=A.tif s1=B.tif.")
+    if files[0][0] in "{[":  # YAML
+        return words
+    named: dict[str, list[str]] = {}
+    for file in files:
+        sensor, equals, path = file.partition("=")
+        if equals and sensor.isidentifier():
+            named.setdefault(sensor, []).append(path)
+    if named and sum(map(len, named.values())) < len(files):
+        raise MapexError(f"{SCENE} takes files with a sensor before each, such as s2=A.tif, or without one throughout.")
+    return [*words[: start - 1], f"{SCENE}={json.dumps(named or files)}", *words[end:]]
+
+
 def _quiet() -> None:
     """Leaves out what is no news to users: hints of Lightning, and what it has to mend itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -361,7 +413,7 @@ def _known_keys() -> list[str]:
         keys += [
             f"{prefix}.{name}" for prefix in ("model", "model.init_args") for name in inspect.signature(kind).parameters
         ]
-    return [*keys, "ckpt", "run", "config", "seed_everything"]
+    return [*keys, *Outputs._fields, "ckpt", "run", "config", "seed_everything"]
 
 
 def run(command: str, words: Sequence[str]) -> None:
@@ -378,8 +430,11 @@ def run(command: str, words: Sequence[str]) -> None:
 
 def _run(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    if not isinstance(model, Pretrain | FineTune):
+    if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
+    if command == "predict" and data.scene is not None:
+        trainer.predict(model, datamodule=data, return_predictions=False)
+        return
     if trainer.is_global_zero:
         print(f"run folder: {cli.folder}", flush=True)
     if command == "fit":
@@ -392,7 +447,10 @@ def _run(cli: MapexCLI, command: str) -> None:
         trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
     elif command == "predict":
         if not isinstance(model, FineTune):
-            raise MapexError("mapex predict needs a fine-tuned model; pre-training has no classes to predict.")
+            raise MapexError(
+                "mapex predict needs a fine-tuned model; pre-training has no classes to predict, only features of a "
+                "scene (--embeddings)."
+            )
         trainer.predict(model, datamodule=data, return_predictions=False)
     else:
         _figures(cli, command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,32 @@ def write_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # nothing to take away where nothing could be written
             beside.unlink()
+
+
+def write_folder_whole(path: str | Path, writer: Callable[[Path], object]) -> None:
+    """Lets `writer` fill a temporary folder beside `path`, then renames it; a folder that was there before goes.
+
+    Raises:
+        MapexError: the folder cannot be written to or the disk is full; the old one is untouched.
+    """
+    path = Path(path)
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("tmp", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(beside)
+        if path.exists():
+            path.replace(old)
+        beside.replace(path)
+    except OSError as error:
+        raise MapexError(
+            f"{path} could not be written ({error}); what was there before is untouched. "
+            "Check that its folder can be written to and has room."
+        ) from error
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        for leftover in (beside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import BadTileWarning, Cuts, TileData
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.scene import Reading
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.sets.synthetic import Synthetic
@@ -43,6 +44,7 @@ def folder(
     labels: Sequence[str] | None = None,
     damaged: Sequence[int] = (),
     side: int = 8,
+    place: GeoReference | None = PLACE,
 ) -> Folder:
     """Tiles t0, t1, ... of one sensor, tile i filled with i; a damaged one has lost its file."""
     path.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,7 @@ def folder(
         label = "x" if labels is None else labels[number]
         lines.append(f"t{number},{split},{label},t{number}.tif")
         image = np.full((len(bands), side, side), number, dtype=np.float32)
-        raster.write(path / f"t{number}.tif", image, bands, PLACE)
+        raster.write(path / f"t{number}.tif", image, bands, place)
     for number in damaged:
         (path / f"t{number}.tif").unlink()
     (path / "tiles.csv").write_text("\n".join(lines) + "\n")
@@ -230,7 +232,8 @@ def test_a_set_that_offers_none_of_the_sensors_is_refused(tmp_path: Path) -> Non
 def test_a_size_that_cuts_pixels_is_refused_with_one_that_does_not(tmp_path: Path) -> None:
     coarse = Modality("s1", S1.bands, 30.0, S1.unit, S1.mean, S1.std)
     fine = Modality("dem", DEM.bands, 20.0, DEM.unit, DEM.mean, DEM.std)
-    radar, heights = folder(tmp_path / "a", ["val"]), folder(tmp_path / "b", ["val"], sensor="dem")
+    radar = folder(tmp_path / "a", ["val"], place=None)
+    heights = folder(tmp_path / "b", ["val"], sensor="dem", place=None)
     with pytest.raises(MapexError, match=r"A tile of 160 m is no whole number .* Choose a multiple of 60 m"):
         next(iter(data([radar, heights], [coarse, fine]).val_dataloader()))
 
@@ -396,7 +399,7 @@ def test_a_bad_tile_is_skipped_whatever_makes_it_bad(tmp_path: Path) -> None:
     with pytest.warns(BadTileWarning) as caught:
         assert cuts[0, 1].name == "t4"
     said = [str(warning.message) for warning in caught]
-    assert "t1.tif cannot be" in said[0]
+    assert "t1.tif is damaged or cut short" in said[0]
     assert "no band 'VH'" in said[1]
     assert "t3.tif has 3 bands without names where 2 are expected" in said[2]
 
@@ -467,3 +470,11 @@ def test_a_batch_is_of_plain_tensors_and_names() -> None:
     assert {image.dtype for image in tiles.images.values()} == {torch.float32}
     assert {here.dtype for here in tiles.present.values()} == {torch.bool}
     assert tiles.names == ("val-000000", "val-000001")
+
+
+def test_the_files_of_a_scene_are_read_as_the_config_says(tmp_path: Path) -> None:
+    power = np.full((2, 16, 16), 0.01, dtype=np.float32)
+    raster.write(tmp_path / "s1.tif", power, ["vv", "vh"], PLACE)
+    reading = {"s1": Reading(bands=("VV", "VH"), decibels=True)}
+    data = TileData([world()], ["s1"], size=16, overlap=0.0, scene={"s1": [str(tmp_path / "s1.tif")]}, reading=reading)
+    np.testing.assert_allclose(data.open_scene("window", 8)[0].images["s1"], -20, rtol=1e-5)

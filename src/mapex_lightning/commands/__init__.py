@@ -1,1 +1,1 @@
-"""Commands about checkpoints, a file each: without tiles they need neither data nor Trainer."""
+"""Commands with a parser of their own, a file each: none needs a Trainer from the start."""

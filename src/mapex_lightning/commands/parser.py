@@ -13,11 +13,13 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         command: the command's name.
-        ckpt: whether it needs a checkpoint.
+        ckpt: whether it needs a checkpoint; None is a command that takes neither checkpoints nor configs.
     """
 
-    def __init__(self, command: str, *, ckpt: bool = True) -> None:
+    def __init__(self, command: str, *, ckpt: bool | None = True) -> None:
         super().__init__(f"mapex {command}", add_help=False, allow_abbrev=False)
+        if ckpt is None:
+            return
         self.add_argument("--ckpt", required=ckpt)
         self.add_argument("--config", "-c", action="append", default=[])
 

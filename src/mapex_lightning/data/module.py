@@ -18,8 +18,10 @@ from mapex_lightning.data.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.members import Members
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.data.scene import Reading
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
+from mapex_lightning.data.windows import Cell, Windows, scenes_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
@@ -131,6 +133,9 @@ class TileData(LightningDataModule):
         augment: random crops, flips and rotations in training.
         most_bad: share of training tiles that may be unreadable, each skipped with a warning; 0 for none.
         predict: the split that ``mapex predict`` goes through.
+        scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
+        reading: how the files of a scene are to be read, by sensor: band names, nodata, scale, offset, decibels.
+        overlap: the share of a window of a scene that the next window covers again.
         seed: of order, augmentations and shots.
     """
 
@@ -148,6 +153,9 @@ class TileData(LightningDataModule):
         augment: bool = True,
         most_bad: float = 0.01,
         predict: Literal["train", "val", "test"] = "test",
+        scene: dict[str, list[str]] | list[str] | None = None,
+        reading: dict[str, Reading] | None = None,
+        overlap: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -169,6 +177,8 @@ class TileData(LightningDataModule):
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
         self._members: dict[Split, Members] = {}
+        self.scene, self.reading, self.overlap = scene, reading or {}, overlap
+        self.windows: Windows | None = None
 
     @property
     def task(self) -> Task | None:
@@ -237,8 +247,47 @@ class TileData(LightningDataModule):
         return self._loader(self._whole("test"), self.members("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
-        """Every tile of the split `predict` once."""
+        """Every tile of the split `predict` once, or the windows of a scene that are this process's share."""
+        if self.windows is not None:
+            return self._windows_loader(self.windows)
         return self._loader(self._whole(self.predict_split), self.members(self.predict_split), shuffle=False)
+
+    def open_scene(self, cell: Cell, patch: int, encoder: Sequence[Modality] | None = None) -> Windows:
+        """Makes `predict_dataloader` go through the windows of the scene.
+
+        Args:
+            cell: what a cell of the map is; see `Windows`.
+            patch: side of the encoder's patches in pixels.
+            encoder: read those of an encoder's sensors that the scene has, instead of `modalities` with some absent.
+
+        Raises:
+            MapexError: the scene names a sensor that is not read, or cannot be read itself.
+        """
+        assert self.scene is not None
+        read = encoder or self.modalities
+        scenes = scenes_of(self.scene, read, self.reading)
+        read = [modality for modality in read if modality.name in scenes] if encoder else read
+        side = round(self.extent / min(modality.gsd for modality in read))
+        self.windows = Windows(scenes, read, side, self.overlap, cell, patch)
+        return self.windows
+
+    def _windows_loader(self, windows: Windows) -> DataLoader[Tile]:
+        mine, size = windows.plan.share(*self._rank()).windows, self.batch_size
+        # Batches are the same on any number of processes, so that not even rounding differs; whoever has nothing to do
+        # has a batch nevertheless, for the Trainer.
+        wanted = range(mine.start // size * size, min(-(-mine.stop // size) * size, len(windows))) or range(1)
+        return DataLoader(
+            dataset=windows,
+            batch_size=size,
+            sampler=wanted,
+            num_workers=self.workers,
+            collate_fn=windows.batch,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def on_after_batch_transfer(self, batch: Batch | Stored, dataloader_idx: int) -> Batch:
         """Makes tiles of what packed stores hold, on the device; all other batches are tiles already.
@@ -274,7 +323,7 @@ class TileData(LightningDataModule):
         return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
 
     def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> EpochLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._rank()
         sampler = EpochSampler(
             members.shards,
             shuffle=shuffle,

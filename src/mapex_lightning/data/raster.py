@@ -19,7 +19,8 @@ from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from mapex_lightning.data.grid import on_one_grid
+from mapex_lightning.data.legend import NODATA, write_legend
+from mapex_lightning.data.one_grid import on_one_grid
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
@@ -187,14 +188,68 @@ def write(path: Path, image: np.ndarray, bands: Sequence[str], place: GeoReferen
     _write(path, image, bands, place, np.nan if np.issubdtype(image.dtype, np.floating) else None)
 
 
-def write_mask(path: Path, mask: np.ndarray, place: GeoReference | None = None) -> None:
-    """Writes class indexes (H, W) as a one-band int16 GeoTIFF whose nodata value is `IGNORED`.
+def write_mask(
+    path: Path, mask: np.ndarray, place: GeoReference | None = None, classes: Sequence[str] | None = None
+) -> None:
+    """Writes class indexes (H, W) as a one-band uint8 GeoTIFF, in which `legend.NODATA` stands for `IGNORED`.
+
+    Args:
+        path: where to.
+        mask: from 0 to 254, or `IGNORED`.
+        place: where the mask lies.
+        classes: their names, which are stored together with a colour each.
 
     Raises:
         MapexError: the folder is missing or cannot be written.
     """
-    assert mask.ndim == 2, mask.shape
-    _write(path, mask[None].astype(np.int16), ["class"], place, IGNORED)
+    assert mask.ndim == 2 and mask.max(initial=0) < NODATA, (mask.shape, mask.max(initial=0))
+    stored = np.where(mask == IGNORED, NODATA, mask).astype(np.uint8)
+    _write(path, stored[None], ["class"], place, NODATA, classes)
+
+
+def open_raster(path: Path) -> DatasetReader:
+    """Opens a raster, for its header or for several windows; whoever opens it closes it.
+
+    Raises:
+        MapexError: the file is missing, damaged or no raster.
+    """
+    if not path.exists():
+        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
+    if path.is_dir():
+        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
+    try:
+        with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
+            source = rasterio.open(path)
+    except RasterioError as error:
+        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
+    if lost.tags:
+        source.close()
+        raise MapexError(
+            f"{path} is damaged or cut short: of its header {', '.join(lost.tags)} cannot be read. "
+            "Fetch or unpack it again."
+        )
+    return source
+
+
+def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window: Window | None = None) -> np.ndarray:
+    """Reads a window of an open raster.
+
+    Args:
+        path: its path, for messages.
+        source: the open raster.
+        indexes: C bands by their 1-based positions.
+        window: the part to read; None is the whole raster.
+
+    Returns:
+        Shape (C, H, W), float32; nodata and masked pixels are NaN.
+
+    Raises:
+        MapexError: the raster is damaged, or ends before the window does.
+    """
+    names = [source.descriptions[index - 1] or str(index) for index in indexes]
+    pixels = _pixels(path, source, indexes, names, window).astype(np.float32)
+    filled: np.ndarray = np.ma.filled(pixels, np.nan)
+    return filled
 
 
 @contextmanager
@@ -229,22 +284,7 @@ def _watched() -> Iterator[_Lost]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[DatasetReader]:
-    """Opens a raster; what cannot be opened is named in one sentence."""
-    if not path.exists():
-        raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
-    if path.is_dir():
-        raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
-    try:
-        with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
-            source = rasterio.open(path)
-    except RasterioError as error:
-        raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
-    with source:
-        if lost.tags:
-            raise MapexError(
-                f"{path} is damaged or cut short: of its header {', '.join(lost.tags)} cannot be read. "
-                "Fetch or unpack it again."
-            )
+    with open_raster(path) as source:
         yield source
 
 
@@ -320,7 +360,12 @@ def _within(part: Window, whole: Window) -> bool:
 
 
 def _write(
-    path: Path, pixels: np.ndarray, bands: Sequence[str], place: GeoReference | None, nodata: float | None
+    path: Path,
+    pixels: np.ndarray,
+    bands: Sequence[str],
+    place: GeoReference | None,
+    nodata: float | None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Writes a GeoTIFF, whole or not at all."""
     count, height, width = pixels.shape
@@ -333,7 +378,9 @@ def _write(
             _ungeoreferenced_is_fine(),
             rasterio.open(beside, "w", driver="GTiff", compress="deflate", **profile) as target,
         ):
-            target.write(pixels)
             target.descriptions = tuple(bands)
+            if classes is not None:
+                write_legend(target, classes)
+            target.write(pixels)
 
     write_whole(path, fill)

@@ -104,7 +104,7 @@ def crop(tile: Tile, modalities: Sequence[Modality], extent: float, rng: Chance 
     gsds, side = _gsds(modalities), _exact(extent)
     _check_extent(side, gsds)
     ground = _ground(tile, gsds)
-    corner = _corner(ground, side, _common_multiple(gsds.values()), rng)
+    corner = _corner(ground, side, alignment(modalities), rng)
     images = {name: _cut(image, gsds[name], corner, side, np.nan) for name, image in tile.images.items()}
     if (mask := _mask(tile)) is None:
         return replace(tile, images=images)
@@ -143,8 +143,13 @@ def corner_of(tile: Tile, modalities: Sequence[Modality], extent: float) -> tupl
         MapexError: the images of the tile cover different ground.
     """
     gsds = _gsds(modalities)
-    y, x = _corner(_ground(tile, gsds), _exact(extent), _common_multiple(gsds.values()), None)
+    y, x = _corner(_ground(tile, gsds), _exact(extent), alignment(modalities), None)
     return float(y), float(x)
+
+
+def alignment(modalities: Sequence[Modality]) -> Fraction:
+    """Metres from one place to the next at which pixels of all sensors begin together."""
+    return _common_multiple(_gsds(modalities).values())
 
 
 def dihedral(tile: Tile, rng: Chance) -> Tile:

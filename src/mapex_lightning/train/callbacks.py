@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mapex_lightning.checkpoint import read, write
+from mapex_lightning.data.legend import check_classes
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
 from mapex_lightning.files import write_whole
@@ -243,10 +244,11 @@ class Predictions(BasePredictionWriter):
         assert isinstance(pl_module, FineTune)
         pairs = [(n, p.cpu()) for names, batch in predictions for n, p in zip(names, batch, strict=True)]
         if pl_module.task == "segmentation":
+            check_classes(pl_module.classes)
             data = data_of(trainer)
             for name, probability in pairs:
                 mask = probability.argmax(0).to(torch.uint8).numpy()
-                write_mask(self.folder / f"{name}.tif", mask, data.georeference(name))
+                write_mask(self.folder / f"{name}.tif", mask, data.georeference(name), pl_module.classes)
             return
         suffix = f"-{trainer.global_rank}" if trainer.global_rank else ""
         write_whole(self.folder / f"predictions{suffix}.csv", lambda beside: _write_csv(beside, pairs, pl_module))

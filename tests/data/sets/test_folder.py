@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,21 @@ def test_sensors_that_lie_apart_are_refused(folder: Path) -> None:
 def test_half_a_pixel_is_no_matter(folder: Path) -> None:
     raster.write(folder / "a_sharp.tif", image(1, 1, 8), ["pan"], place(5.0, east=5.0))
     assert len(tiles(folder).read("a", [S1, SHARP]).images) == 2
+
+
+@pytest.mark.parametrize("gsd", [5.0, 13.0, 30.0])
+def test_pixels_of_another_size_than_the_modality_says_are_refused(folder: Path, gsd: float) -> None:
+    says = rf"Tile a: the pixels of s1 are 9\.99 m wide by their georeference, and the modality has gsd: {gsd:g}\."
+    with pytest.raises(MapexError, match=says):
+        tiles(folder).read("a", [replace(S1, gsd=gsd)])
+
+
+@pytest.mark.parametrize(("epsg", "pixel"), [(3857, 10.0), (3857, 15.6), (4326, 1e-4)])
+def test_projections_that_stretch_the_ground_are_no_reason_to_refuse(folder: Path, epsg: int, pixel: float) -> None:
+    north = {3857: 6_446_275.0, 4326: 50.0}[epsg]
+    where = GeoReference(rasterio.CRS.from_epsg(epsg).to_wkt(), (pixel, 0.0, 7.0, 0.0, -pixel, north))
+    raster.write(folder / "b_s1.tif", image(2, 2), ["", ""], where)
+    assert tiles(folder).read("b", [S1]).images.keys() == {"s1"}
 
 
 def test_sensors_of_different_coordinate_systems_are_refused(folder: Path) -> None:

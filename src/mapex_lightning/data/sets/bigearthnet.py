@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.grid import on_one_grid
+from mapex_lightning.data.one_grid import on_one_grid
 from mapex_lightning.data.sets import rico
 from mapex_lightning.data.sets.patches import Patches
 from mapex_lightning.data.sets.published import recoded

@@ -12,7 +12,7 @@ import xarray
 from einops import rearrange
 from rasterio.crs import CRS
 
-from mapex_lightning.data import raster
+from mapex_lightning.data import ground, raster
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
 from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
@@ -33,7 +33,8 @@ class Folder(TileSet):
 
     Bands are found by their descriptions in the file. A file without descriptions must have as many bands as the
     modality, in the modality's order. Stored values must be in the modality's unit; nodata becomes NaN, in masks
-    `IGNORED`. All rasters of a tile must cover the same ground in the same coordinate system.
+    `IGNORED`. All rasters of a tile must cover the same ground in the same coordinate system, with pixels as large as
+    their modality says.
 
     Args:
         manifest: the table.
@@ -91,14 +92,16 @@ class Folder(TileSet):
         """One tile: (C, H, W) per modality that it has.
 
         Raises:
-            MapexError: a raster is missing, damaged, outside root or lacks a band, the rasters cover different ground,
-                or a label is unknown.
+            MapexError: a raster is missing, damaged, outside root or lacks a band, its pixels are of another size than
+                its modality says, the rasters cover different ground, or a label is unknown.
         """
         files = self._entry(key).files
         self._columns(modalities)
         here = [modality for modality in modalities if modality.name in files]
         images = {one.name: raster.read(self._path(files[one.name]), one.bands, one.bands) for one in here}
         self._check_ground(key, images)
+        for modality in here:
+            self._check_pixels(key, modality, images[modality.name])
         return Tile(key, {name: image.to_numpy() for name, image in images.items()}, self.label(key))
 
     def label(self, key: str) -> Target | None:
@@ -176,6 +179,17 @@ class Folder(TileSet):
                 f"{len(self.classes) - 1}. Declare {strange[0]} as its nodata value or add the class."
             )
         return mask
+
+    def _check_pixels(self, key: str, modality: Modality, image: xarray.DataArray) -> None:
+        """A sensor at another resolution would be learned as if everything in it were larger or smaller."""
+        place = GeoReference(image.attrs["crs"], image.attrs["transform"])
+        side = ground.side_of(place, (image.sizes["y"], image.sizes["x"])) if place.crs else None
+        if side is not None and ground.off(side, modality.gsd) > ground.TOLERANCE:
+            raise MapexError(
+                f"Tile {key}: the pixels of {modality.name} are {side.ground:.3g} m wide by their georeference, and "
+                f"the modality has gsd: {modality.gsd:g}. Correct gsd, or resample the files, for instance with "
+                "`rio warp`."
+            )
 
     def _check_ground(self, key: str, images: dict[str, xarray.DataArray]) -> None:
         """Sensors that lie apart would be learned as if they lay together."""
