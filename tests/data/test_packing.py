@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mapex_lightning.data import packing
+from mapex_lightning.data.checksums import verify
 from mapex_lightning.data.packing import Packing, pack
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.tileset import SPLITS, Task
@@ -85,6 +86,7 @@ def test_the_checksums_are_those_of_all_files_in_the_format_of_sha256sum(tmp_pat
     found = contents(tmp_path)
     lines = found.pop("checksums.sha256").decode().splitlines()
     assert lines == [f"{sha256(found[name]).hexdigest()}  {name}" for name in sorted(found)]
+    assert verify(tmp_path) == (tuple(sorted(found)), (), ())
 
 
 def few(out: Path) -> None:

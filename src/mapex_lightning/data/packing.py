@@ -6,15 +6,15 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from mapex_lightning.data.checksums import digest, write_digests
 from mapex_lightning.data.store import (
-    CHECKSUMS,
     INDEX,
     MASK,
     TABLE,
@@ -360,15 +360,10 @@ def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_
     )
     _save(out / TABLE, _table(index, keys, parts))
     files = [TABLE, *(file for stored in [*sensors.values(), *([mask] if mask else [])] for file in stored.tiles)]
-    sums = {file: _digest(out / file) for file in files} | {INDEX: sha256(index.text().encode()).hexdigest()}
-    write_text(out / CHECKSUMS, "".join(f"{sums[file]}  {file}\n" for file in sorted(sums)))
+    digests = {file: digest(out / file) for file in files}
+    write_digests(out, {**digests, INDEX: sha256(index.text().encode()).hexdigest()})
     write_text(out / INDEX, index.text())
     return index
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _files(out: Path, modality: Modality, parts: Sequence[_Part]) -> Files:

@@ -26,7 +26,6 @@ from mapex_lightning.modality import Modality
 FORMAT = 1
 INDEX = "index.json"
 TABLE = "tiles.npy"
-CHECKSUMS = "checksums.sha256"
 MASK = "mask"
 """What stands where a sensor's name stands, for the files and the rows of class masks."""
 
