@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import rasterio
 from PIL import Image
@@ -16,8 +16,6 @@ from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
 from mapex_lightning.modality import S2_BANDS
-
-h5py: Any = import_module("h5py")  # it ships no types
 
 UTM = {"crs": "EPSG:32736", "transform": Affine(10, 0, 500000, 0, -10, 7800000)}
 """Where tiles lie that say so: 10 m pixels in the south of Mozambique's zone."""

@@ -6,15 +6,12 @@ Where nothing else is said, the pixels of the n-th stored band are n, from 1 on.
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+import h5py
 import numpy as np
 import rasterio
 from PIL import Image
-
-h5py: Any = import_module("h5py")  # it ships no types
 
 EUROSAT_CLASSES = (
     "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.ablation import figures, tiles, variants
 from benchmarks.ablation.__main__ import Study, table, trained
-from mapex_lightning.data.sets.eurosat import split_of
+from mapex_lightning.data.sets.splits import split_of
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.model import target

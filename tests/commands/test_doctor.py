@@ -16,6 +16,7 @@ from PIL import Image
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import save
+from mapex_lightning.commands import checkup
 from mapex_lightning.commands.checkup import memory
 from mapex_lightning.data import checksums
 from mapex_lightning.data.examination import sample
@@ -130,6 +131,28 @@ def test_more_memory_than_there_is_wants_a_look_and_names_the_batch_that_fits() 
     assert "data.batch_size to 50 or less" in told.remedy
     assert "smaller encoder" in memory(step, 64, 10**9).remedy
     assert memory(step, 64, None).mark == "ok"
+
+
+def test_a_step_that_cannot_fit_is_not_taken(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "meminfo").write_text("MemTotal: 90000000 kB\nMemAvailable:    9000 kB\n")
+    monkeypatch.setattr(checkup, "MEMINFO", here / "meminfo")
+    found = by_check(examined(PRETRAIN, capsys, code=2))
+    assert "step" not in found
+    assert "optimiser alone take 53 MB, and 22 MB are free on cpu, so no step was taken" in found["memory"]["sentence"]
+
+
+def test_a_container_has_the_memory_that_is_left_of_its_limit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "MEMINFO", here / "meminfo")
+    monkeypatch.setattr(checkup, "CGROUP", (here / "max", here / "current"))
+    assert checkup.free(torch.device("cpu")) is None
+    (here / "meminfo").write_text("MemAvailable:    9000 kB\n")
+    assert checkup.free(torch.device("cpu")) == 9000 * 1024
+    (here / "current").write_text("500\n")
+    for limit, left in (("max", 9000 * 1024), ("800", 300)):
+        (here / "max").write_text(f"{limit}\n")
+        assert checkup.free(torch.device("cpu")) == left
 
 
 @pytest.mark.parametrize(

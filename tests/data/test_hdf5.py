@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from mapex_lightning.data import hdf5
 from mapex_lightning.data.hdf5 import Layer
 from mapex_lightning.errors import MapexError
-from tests.layouts import h5py
 
 
 @pytest.fixture

@@ -134,6 +134,20 @@ def test_a_picture_without_georeference_is_no_reason_to_warn(tmp_path: Path, ima
     assert raster.georeference(tmp_path / "picture.tif") is None
 
 
+def test_what_stands_in_a_file_beside_the_raster_counts(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    profile = {"count": 1, "height": 4, "width": 4, "dtype": "uint8", "nodata": 7}
+    place = rasterio.Affine(*PLACE.transform)
+    with rasterio.open(path, "w", driver="PNG", crs=PLACE.crs, transform=place, **profile) as target:
+        target.write(np.full((1, 4, 4), 7, dtype=np.uint8))
+        target.descriptions = ("red",)
+    assert path.with_suffix(".png.aux.xml").exists()
+    found = raster.georeference(path)
+    assert found is not None
+    assert found.transform == PLACE.transform
+    assert np.isnan(raster.read(path, ["red"])).all()
+
+
 def test_an_unknown_band_is_named_with_its_file_and_the_nearest(path: Path) -> None:
     with pytest.raises(MapexError, match=r"no band 'gren'. Did you mean 'green'.*image\.tif"):
         raster.read(path, ["gren"])

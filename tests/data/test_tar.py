@@ -101,7 +101,7 @@ def test_a_table_that_cannot_be_kept_is_an_error_with_a_way_out(shard: Path, tmp
 
 
 def test_a_missing_library_is_named_with_its_extra() -> None:
-    with pytest.raises(MapexError, match=r"needs nosuchthing.*pip install 'mapex-lightning\[shards,cubes\]'"):
+    with pytest.raises(MapexError, match=r"needs nosuchthing.*pip install 'mapex-lightning\[shards\]'"):
         tar.imported("nosuchthing.part")
 
 

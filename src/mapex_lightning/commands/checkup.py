@@ -20,7 +20,7 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.train.base import MapexModule
 from mapex_lightning.train.finetune import FineTune
-from mapex_lightning.train.rehearsal import Rehearsal, rehearse
+from mapex_lightning.train.rehearsal import Rehearsal, before, rehearse
 
 ROOM = 0.9
 """Share of the free memory that an estimate may take: it leaves out what operations need for a moment."""
@@ -77,6 +77,12 @@ class Patient(MapexCLI):
         """Whether the model of the config learns from labels."""
         return bool(self.config.model.class_path.endswith(FineTune.__name__))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the Trainer of the config would train, as far as memory is looked at."""
+        cuda = self.config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        return torch.device("cuda" if cuda else "cpu")
+
     def settings(self) -> dict[str, Any]:
         """What the Trainer of the config and that of the step have in common."""
         return {name: self.config.trainer[name] for name in ("accelerator", "precision")}
@@ -118,6 +124,19 @@ def _model(patient: Patient) -> Iterator[Finding]:
         yield Finding("wrong", "model", f"The model cannot be built: {patient.problem}", remedy)
         return
     assert isinstance(patient.model, MapexModule)
+    standing, device = before(patient.model), patient.device
+    left = free(device)
+    if left is not None and device.type == "cpu":
+        left += standing.parameters  # they are there already
+    if left is not None and standing.of(0) > left:
+        yield Finding(
+            "wrong",
+            "memory",
+            f"Weights, gradients and optimiser alone take {_bytes(standing.of(0))}, and {_bytes(left)} are free on "
+            f"{device.type}, so no step was taken.",
+            "Take a smaller encoder, or a device with more memory.",
+        )
+        return
     try:
         found = rehearse(patient.model, patient.datamodule, **patient.settings())
     except MapexError as error:
@@ -139,34 +158,35 @@ def _model(patient: Patient) -> Iterator[Finding]:
             f"{found.gradient:g}.",
             "Look at values, mean and std of the modalities; try --trainer.precision 32-true.",
         )
-    yield memory(found, batch, _free(found.device))
+    yield memory(found, batch, left)
 
 
-def memory(found: Rehearsal, batch: int, free: int | None) -> Finding:
+def memory(found: Rehearsal, batch: int, left: int | None) -> Finding:
     """What the memory of training comes to.
 
     Args:
         found: the step.
         batch: tiles of a batch of the config, per device.
-        free: bytes that are free on the device; None where that cannot be told.
+        left: bytes that are free on the device; None where that cannot be told.
     """
     need = found.memory.of(batch)
+    parts = found.memory
     told = (
-        f"About {_bytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: "
-        f"weights {_bytes(found.memory.parameters)}, gradients {_bytes(found.memory.gradients)}, optimiser "
-        f"{_bytes(found.memory.optimiser)}, each tile {_bytes(found.memory.per_tile)})"
+        f"About {_bytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: weights "
+        f"{_bytes(parts.parameters)}, gradients {_bytes(parts.gradients)}, optimiser {_bytes(parts.optimiser)}, kept "
+        f"for the backward pass {_bytes(parts.fixed)} and {_bytes(parts.per_tile)} a tile)"
     )
-    if free is None:
+    if left is None:
         return Finding("ok", "memory", f"{told}.")
-    if need <= ROOM * free:
-        return Finding("ok", "memory", f"{told}; {_bytes(free)} are free on {found.device.type}.")
-    fits = found.memory.most_tiles(int(ROOM * free))
+    if need <= ROOM * left:
+        return Finding("ok", "memory", f"{told}; {_bytes(left)} are free on {found.device.type}.")
+    fits = found.memory.most_tiles(int(ROOM * left))
     remedy = (
         f"Lower data.batch_size to {fits} or less and raise trainer.accumulate_grad_batches, or take a smaller encoder."
         if fits
         else "Take a smaller encoder, or train on a larger device."
     )
-    return Finding("look", "memory", f"{told}; only {_bytes(free)} are free on {found.device.type}.", remedy)
+    return Finding("look", "memory", f"{told}; only {_bytes(left)} are free on {found.device.type}.", remedy)
 
 
 def _bytes(count: int) -> str:
@@ -174,10 +194,10 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
-def _free(device: torch.device) -> int | None:
-    """Bytes that are free on a device, those of the step that has just been taken among them; None: cannot be told."""
+def free(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where that cannot be told."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
+        return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu" or not MEMINFO.is_file():
         return None
     available = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())

@@ -179,6 +179,11 @@ class Cutter:
         return certain
 
     @cached_property
+    def names(self) -> np.ndarray:
+        """The ids of all tiles, as bytes."""
+        return np.ascontiguousarray(self.source.table["name"])
+
+    @cached_property
     def rows(self) -> dict[str, np.ndarray]:
         """Per sensor, and for masks, the rows of all tiles: a column of the table, close together in memory."""
         names = {square.name for square in [*self.squares.values(), *([self.mask] if self.mask else [])]}
@@ -304,7 +309,6 @@ class PackedMembers:
 
 
 def gathered(
-    names: Sequence[str],
     parts: Sequence[Part],
     others: Mapping[int, Tile],
     modalities: Sequence[Modality],
@@ -313,7 +317,6 @@ def gathered(
     """Puts a batch together.
 
     Args:
-        names: B ids.
         parts: the tiles that are packed, per store.
         others: all other tiles, cut and turned, by their row in the batch.
         modalities: of the batch.
@@ -323,7 +326,10 @@ def gathered(
     masks: list[Rows] = []
     targets: list[tuple[np.ndarray, np.ndarray]] = []
     unlabelled: list[str] = []
+    names = [""] * (sum(len(part.tiles) for part in parts) + len(others))
     for cutter, tiles, places, draws in parts:
+        for place, name in zip(places.tolist(), cutter.names[tiles].tolist(), strict=True):
+            names[place] = name.decode()
         found, mask = cutter.images(tiles, places, draws)
         for name, part in found.items():
             images[name].append(part)
@@ -340,8 +346,9 @@ def gathered(
             here = plain.present[name].numpy()
             if here.any():
                 images[name].append(_unturned(rows[here], image.numpy()[here]))
-        unlabelled += [names[row] for row, tile in others.items() if tile.target is None]
+        unlabelled += [tile.name for tile in others.values() if tile.target is None]
         for row, tile in others.items():
+            names[row] = tile.name
             if isinstance(tile.target, np.ndarray) and tile.target.ndim == 2:
                 masks.append(_unturned(np.array([row]), tile.target[None]))
             elif tile.target is not None:

@@ -96,10 +96,7 @@ class Cuts(Dataset[Tile]):
             others[part.places] = False
         tiles = {row: self[places[row]] for row in np.flatnonzero(others).tolist()}
         self.read += len(places) - len(tiles)
-        names = [self.members[at][1] for at in indexes.tolist()]
-        for row, tile in tiles.items():
-            names[row] = tile.name  # another one's where it could not be used
-        return gathered(names, found, tiles, self.modalities, self.extent)
+        return gathered(found, tiles, self.modalities, self.extent)
 
     @functools.cached_property
     def _packed(self) -> PackedMembers:

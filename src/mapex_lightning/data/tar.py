@@ -33,7 +33,7 @@ def imported(name: str) -> Any:
     except ImportError as error:
         raise MapexError(
             f"Reading shards needs {name.partition('.')[0]}, which is not installed ({error}): "
-            "pip install 'mapex-lightning[shards,cubes]'."
+            "pip install 'mapex-lightning[shards]'."
         ) from error
 
 

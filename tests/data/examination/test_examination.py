@@ -334,12 +334,12 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         first(lambda row: row.images.update({name: pixels * np.nan for name, pixels in row.images.items()})),
         "wrong",
         "1 of 12 tiles that were tried cannot be used. t0: Tile t0 has no valid pixel",
-        "leave them out",
+        "leave these tiles out",
     ),
     "a file that was cut short": (
         setter(after=cut),
         "wrong",
-        "1 of 12 tiles that were tried cannot be read. t0: .*0_s2.tif cannot be",
+        "1 of 12 tiles that were tried cannot be read. t0: .*0_s2.tif (cannot be|is damaged or cut short)",
         "Mend what the sentence names",
     ),
     "a file that is missing": (

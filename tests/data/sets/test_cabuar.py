@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pytest
 
@@ -90,7 +91,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_a_patch_that_is_not_what_it_should_be_is_named(tmp_path: Path) -> None:
     layouts.cabuar(tmp_path)
-    with layouts.h5py.File(tmp_path / "512x512.hdf5", "a") as file:
+    with h5py.File(tmp_path / "512x512.hdf5", "a") as file:
         key = sorted(file)[0]
         del file[key]["mask"], file[key]["post_fire"]
         file[key]["post_fire"] = np.zeros((8, 8, 3), np.uint16)
@@ -99,7 +100,7 @@ def test_a_patch_that_is_not_what_it_should_be_is_named(tmp_path: Path) -> None:
         source.label(key)
     with pytest.raises(MapexError, match=r"has 3 bands at 0328d12a.*/post_fire where 12 are expected"):
         source.read(key, EVERY[1:])
-    with layouts.h5py.File(tmp_path / "512x512.hdf5", "a") as file:
+    with h5py.File(tmp_path / "512x512.hdf5", "a") as file:
         file[key].attrs["fold"] = 9
     with pytest.raises(MapexError, match=r"its fold is one of .*; found 9"):
         CaBuAr(tmp_path).keys("train")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from mapex_lightning.data.sets.eurosat import BANDS, CLASSES, EuroSAT, split_of
+from mapex_lightning.data.sets.eurosat import BANDS, CLASSES, EuroSAT
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality, modalities
@@ -127,24 +127,6 @@ def test_multispectral_tiles_say_where_they_lie(root: Path) -> None:
     assert found is not None
     assert found.transform == (10, 0, 0, 0, -10, 0)
     assert EuroSAT(root).georeference("River_10") is None
-
-
-def test_the_split_is_sixty_twenty_twenty_in_every_class() -> None:
-    for name in CLASSES:
-        splits = [split_of(f"{name}_{number}", seed=0) for number in range(1, 2501)]
-        shares = [splits.count(split) / 2500 for split in SPLITS]
-        np.testing.assert_allclose(shares, [0.6, 0.2, 0.2], atol=0.04)
-
-
-def test_a_tile_stays_in_its_split_for_ever() -> None:
-    assert [split_of(name, 0) for name in ("Forest_1", "River_10", "SeaLake_7", "Highway_2500")] == [
-        "val", "train", "test", "val"
-    ]  # fmt: skip
-
-
-def test_another_seed_is_another_split() -> None:
-    names = [f"Forest_{number}" for number in range(100)]
-    assert [split_of(name, 0) for name in names] != [split_of(name, 1) for name in names]
 
 
 def test_tiles_that_are_added_move_no_other(root: Path) -> None:

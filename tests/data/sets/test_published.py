@@ -1,4 +1,4 @@
-"""What published sets share: splits by name, and files that are found where people unpack them."""
+"""What published sets share: files that are found where people unpack them, and radar in dB."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mapex_lightning.data.sets.published import beneath, decibels, share_of
-
-
-def test_a_share_follows_from_name_and_seed_and_is_even() -> None:
-    names = [f"tile-{number}" for number in range(2000)]
-    shares = np.array([share_of(name) for name in names])
-    assert shares.tolist() == [share_of(name) for name in names] != [share_of(name, seed=1) for name in names]
-    np.testing.assert_allclose(np.histogram(shares, bins=5, range=(0, 1))[0] / 2000, 0.2, atol=0.03)
+from mapex_lightning.data.sets.published import beneath, decibels
 
 
 def test_files_are_found_in_the_root_or_one_level_below_and_the_root_comes_first(tmp_path: Path) -> None:

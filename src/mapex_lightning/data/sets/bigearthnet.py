@@ -92,7 +92,7 @@ class BigEarthNet(TileSet):
     Each patch is 1,200 m wide: Sentinel-1 backscatter in dB and the co-registered level 2A surface reflectance x 10000
     of Sentinel-2, whose 20 m and 60 m bands are repeated onto the 10 m grid (120 x 120). Labels, maps and splits are
     the official ones. Both layouts give the same tile, bit for bit; only GeoTIFFs say where it lies. Where both are
-    found, pixels come from the LMDB, which is several times faster.
+    found, pixels come from the LMDB, which is far faster.
 
     Modalities: s1, s2 and any others whose bands are among theirs.
 

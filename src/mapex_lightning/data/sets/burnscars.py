@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mapex_lightning.data.sets.published import Entry, Published, beneath, share_of
+from mapex_lightning.data.sets.published import Entry, Published, beneath
 from mapex_lightning.data.sets.sensors import Sensor
+from mapex_lightning.data.sets.splits import share_of
 from mapex_lightning.data.tileset import Split
 
 # Of Sentinel-2 (S30) B02, B03, B04, B8A, B11 and B12, adjusted to Landsat's bands, by whose names they go here.

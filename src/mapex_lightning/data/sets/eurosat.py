@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mapex_lightning.data.sets.published import Entry, Published, share_of
+from mapex_lightning.data.sets.published import Entry, Published
 from mapex_lightning.data.sets.sensors import Sensor
+from mapex_lightning.data.sets.splits import split_of
 from mapex_lightning.data.tileset import DATA, SPLITS, Split
 from mapex_lightning.errors import MapexError, unknown
 
@@ -121,12 +122,6 @@ class EuroSAT(Published):
         folders = " or ".join(folder for sensor in sensors for folder in _FOLDERS[sensor][:2])
         archives = " or ".join(_ARCHIVES[sensor] for sensor in sensors)
         return f"Wanted {folders} with a folder per class, there or one level below: unpack {archives}."
-
-
-def split_of(name: str, seed: int) -> Split:
-    """The split of a tile: a function of its name and the seed, and of nothing else."""
-    share = share_of(name, seed)
-    return "train" if share < 0.6 else "val" if share < 0.8 else "test"
 
 
 def _published(root: Path, pattern: str) -> dict[str, Split]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from mapex_lightning.data.sets.published import Entry, Published, beneath, share_of
+from mapex_lightning.data.sets.published import Entry, Published, beneath
 from mapex_lightning.data.sets.sensors import Sensor
+from mapex_lightning.data.sets.splits import share_of
 from mapex_lightning.data.tileset import DATA
 from mapex_lightning.errors import unknown
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -207,12 +206,6 @@ def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str
             )
     mask: np.ndarray = np.array([known[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
     return mask
-
-
-def share_of(name: str, seed: int = 0) -> float:
-    """A number from 0 to 1 that follows from a name and a seed alone: splits by it stay when tiles are added."""
-    digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def beneath(root: Path, name: str) -> Path | None:

@@ -8,8 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mapex_lightning.data.sets.published import Entry, Published, Stored, Warped, beneath, share_of
+from mapex_lightning.data.sets.published import Entry, Published, Stored, Warped, beneath
 from mapex_lightning.data.sets.sensors import Sensor
+from mapex_lightning.data.sets.splits import share_of
 from mapex_lightning.data.tileset import DATA, Split
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import S2_BANDS

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from hashlib import blake2b
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ import numpy as np
 from mapex_lightning.data.sets import torchgeo_library as library
 from mapex_lightning.data.sets.channels import Channels, pixels_of, target_of
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
+from mapex_lightning.data.sets.splits import split_of
 from mapex_lightning.data.tileset import DATA, SPLITS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
@@ -146,7 +145,7 @@ class TorchGeo(TileSet):
         part = self._splits[split]
         sharing = [other for other, its in self._splits.items() if its == part]
         keys = [f"{self._prefixes[split]}{number}" for number in range(self._length(part, names))]
-        return [key for key in keys if len(sharing) == 1 or _drawn(key, self.seed, sharing) == split]
+        return [key for key in keys if len(sharing) == 1 or split_of(key, self.seed, sharing) == split]
 
     def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
         """One sample as a tile: (C, H, W) per modality that it has.
@@ -289,14 +288,5 @@ def _arguments(split: str | dict[str, Any]) -> dict[str, Any]:
     return {"split": split} if isinstance(split, str) else split
 
 
-def _drawn(key: str, seed: int, among: Sequence[Split]) -> Split:
-    """The split of a tile that several could have: a function of its id and the seed, and of nothing else."""
-    digest = blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
-    ends = list(accumulate(_SHARES[split] for split in among))
-    place = int.from_bytes(digest, "big") / 2**64 * ends[-1]
-    return next(split for split, end in zip(among, ends, strict=True) if place < end)
-
-
 _ALL: dict[Split, dict[str, Any]] = {split: {} for split in SPLITS}
-_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 _IS = {True: "is asked for places on the map", False: "has samples of its own"}
