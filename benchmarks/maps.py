@@ -3,8 +3,8 @@
     mapex fit --config segment.yaml --model.encoder nano
     python -m benchmarks.maps [--ckpt FILE] [--places N M] [--overlaps 0 0.25 0.5]
 
-The scene is a mosaic of N x M landscapes of 5 km, each drawn for itself: their own straight borders are true ones. Beyond
-a slanting edge it is nodata. Synthetic, so no evidence of quality: it shows seams.
+The scene is a mosaic of N x M landscapes of 5 km, each drawn for itself: their own straight borders are true ones.
+Beyond a slanting edge it is nodata. Synthetic, so no evidence of quality: it shows seams.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def quality(found: np.ndarray, cover: np.ndarray) -> Quality:
     y, x = np.indices(cover.shape)
     inside = np.minimum.reduce([axis % WINDOW for axis in (y, x)] + [WINDOW - 1 - axis % WINDOW for axis in (y, x)])
     right, differ, pairs = found == cover, found[:, 1:] != found[:, :-1], valid[:, 1:] & valid[:, :-1]
-    at = x[:, 1:]
+    at = np.broadcast_to(np.arange(1, cover.shape[1]), pairs.shape)
     meets, patch = at % WINDOW == 0, at % PATCH == 0
     changes = (_share(differ, pairs & where) for where in (meets, patch & ~meets, ~patch))
     return Quality(_share(right, valid), _share(right, valid & (inside < 2)), *changes)
