@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +13,20 @@ import numpy as np
 import pytest
 import rasterio
 
-from mapex_lightning.data import raster
+from mapex_lightning.commands import tiles
+from mapex_lightning.data import checksums, raster
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.sets import Folder
+from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.sets import Folder, Packed, TerraMesh, TorchGeo
+from mapex_lightning.data.sets.channels import Channels
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
-from mapex_lightning.modality import S2_BANDS
+from mapex_lightning.modality import S2_BANDS, modalities
+from tests.sharding import write_set
 
 Damage = Callable[[Path], None]
 SIDE = 16
+TILING = ["--size", "8", "--split", "1,0,0"]
 
 
 class Case(NamedTuple):
@@ -93,10 +101,10 @@ def read_all(root: Path, task: Task = "multiclass") -> None:
             pass
 
 
-def everything(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Every file with its size and time."""
-    found = ((path, path.lstat()) for path in folder.rglob("*"))
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found}
+def everything(folder: Path) -> dict[Path, bytes]:
+    """Every file with what is in it; links by where they lead."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    return {path: str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() for path in files}
 
 
 def cut(name: str, share: float) -> Damage:
@@ -176,7 +184,7 @@ def dangling(root: Path) -> None:
 def mask_of(name: str, values: np.ndarray, where: GeoReference | None = None) -> Damage:
     def damage(root: Path) -> None:
         masked(root)
-        raster.write_mask(root / name, values, where or place())
+        raster.write(root / name, values[None].astype(np.int16), ("class",), where or place())
 
     return damage
 
@@ -370,6 +378,157 @@ LABELS = [
 CASES = [*FILES, *PIXELS, *TABLES, *LABELS]
 
 
+def pack_them(root: Path) -> None:
+    """The healthy tiles as a packed store, in a folder of their own."""
+    source = Folder(root / "tiles.csv", "multiclass", ["Forest", "River"])
+    pack(Packing(source, modalities(["s1", "s2"]), root / "store"))
+
+
+def packed(root: Path) -> None:
+    """What a run does with a packed store."""
+    data = TileData([Packed(root / "store")], ["s1", "s2"], size=SIDE, batch_size=2, most_bad=0.0)
+    for batch in data.train_dataloader():
+        data.on_after_batch_transfer(batch, 0)
+
+
+def shard_them(root: Path) -> None:
+    """Shards of radar and height."""
+    for split in ("train", "val"):
+        write_set(root / "shards", split, "a", ["S1RTC", "DEM"], range(3))
+
+
+def sharded(root: Path) -> None:
+    """What a run does with shards."""
+    data = TileData([TerraMesh(root / "shards")], ["s1", "dem"], size=SIDE, batch_size=1, most_bad=0.0)
+    for _ in data.train_dataloader():
+        pass
+
+
+def tiled(*words: str) -> Damage:
+    """What ``mapex tiles`` does with scenes."""
+    return lambda root: tiles.run([*(word.replace("ROOT", str(root)) for word in words), *TILING])
+
+
+def summed(root: Path) -> None:
+    """What ``--checksums`` does with a list."""
+    found = checksums.verify(root)
+    if found.changed or found.missing:
+        raise MapexError(f"Changed: {found.changed}; missing: {found.missing}. Fetch them again.")
+
+
+def both(first: Damage, second: Damage) -> Damage:
+    """One after the other."""
+
+    def damage(root: Path) -> None:
+        first(root)
+        second(root)
+
+    return damage
+
+
+def objects(name: str) -> Damage:
+    """A NumPy file that would run code when its objects are made."""
+    return lambda root: np.save(root / name, np.array([print], dtype=object), allow_pickle=True)
+
+
+def without_place(root: Path) -> None:
+    raster.write(root / "a_s1.tif", radar(0), ("VV", "VH"))
+
+
+def foreign_folder(root: Path) -> None:
+    (root / "cut").mkdir()
+    (root / "cut" / "thesis.txt").write_text("years of work")
+
+
+def evil_archive(root: Path) -> None:
+    """As somebody could publish it."""
+    with tarfile.open(root / "ssl4eo_l_oli_sr.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("../escaped.txt")
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+    whole = (root / "ssl4eo_l_oli_sr.tar.gz").read_bytes()
+    for suffix in ("aa", "ab", "ac", "ad", "ae", "af", "ag"):
+        (root / f"ssl4eo_l_oli_sr.tar.gz{suffix}").write_bytes(whole if suffix == "aa" else b"")
+
+
+def unpacked(root: Path) -> None:
+    """What a run does with a data set of torchgeo that is still packed."""
+    sensors = {"s1": Channels(bands=("VV", "VH"), unit="dB", gsd=10.0, key="image")}
+    TorchGeo("SSL4EOL", sensors, arguments={"split": "oli_sr"}, root=root).keys("train")
+
+
+STORED = [
+    Case("a store without its index", lambda root: (root / "store/index.json").unlink(), ("store", "index.json")),
+    Case("a store whose index is cut", cut("store/index.json", 0.5), ("index.json", "again")),
+    Case("a store whose index is empty", cut("store/index.json", 0.0), ("index.json", "again")),
+    Case("a store of a later format", lambda root: later(root / "store/index.json"), ("index.json", "format")),
+    Case("a store whose table is cut", cut("store/tiles.npy", 0.9), ("tiles.npy", "again")),
+    Case("a store whose table is missing", lambda root: (root / "store/tiles.npy").unlink(), ("tiles.npy", "again")),
+    Case("a store whose pixels are cut", cut("store/s1-00000.npy", 0.9), ("s1-00000.npy", "again")),
+    Case("a store without pixels", lambda root: (root / "store/s2-00000.npy").unlink(), ("s2-00000.npy", "again")),
+    Case("a store of objects", objects("store/s1-00000.npy"), ("s1-00000.npy", "again")),
+    Case("a store of other pixels", lambda root: others(root / "store/s1-00000.npy"), ("s1-00000.npy", "again")),
+]
+
+SHARDED = [
+    Case("a shard that is cut", cut("shards/train/S1RTC/a.tar", 0.5), ("a.tar", "again")),
+    Case("a shard that is empty", cut("shards/train/S1RTC/a.tar", 0.0), ("a.tar", "again")),
+    Case("a shard overwritten", scribbled("shards/train/S1RTC/a.tar", 0.0), ("a.tar", "again")),
+    Case("text in place of a shard", replaced("shards/train/S1RTC/a.tar", "<html>404</html>"), ("a.tar", "again")),
+    Case("no shards", lambda root: shutil.rmtree(root / "shards"), ("TerraMesh", "train", "Fetch")),
+]
+
+LISTS = [
+    Case("a byte that flipped", scribbled("a_s1.tif", 0.6), ("a_s1.tif", "again")),
+    Case("a listed file that is missing", lambda root: (root / "b_s2.tif").unlink(), ("b_s2.tif", "again")),
+    Case("no list", lambda root: (root / "checksums.sha256").unlink(), ("checksums.sha256", "sha256sum")),
+    Case("a list of something else", replaced("checksums.sha256", "hello\n"), ("line 1", "sha256sum")),
+    Case("a list that leads out", replaced("checksums.sha256", f"{'0' * 64}  ../a.tif\n"), ("../a.tif", "Take it")),
+    Case("a list from the top", replaced("checksums.sha256", f"{'0' * 64}  /etc/passwd\n"), ("/etc/passwd", "Take it")),
+    Case("a listed link out of the root", linked("a_s1.tif", "../elsewhere.tif"), ("a_s1.tif", "Take it")),
+]
+
+SCENES = [
+    (
+        Case("a scene cut short", cut("a_s1.tif", 0.5), ("a_s1.tif", "again")),
+        tiled("s1=ROOT/a_s1.tif", "--out", "ROOT/cut"),
+    ),
+    (Case("a missing scene", void, ("ROOT/none.tif",)), tiled("s1=ROOT/none.tif", "--out", "ROOT/cut")),
+    (
+        Case("a scene that lies nowhere", without_place, ("a_s1.tif", "coordinate")),
+        tiled("s1=ROOT/a_s1.tif", "--out", "ROOT/cut"),
+    ),
+    (Case("a scene of another sensor", void, ("B01", "a_s1.tif")), tiled("s2=ROOT/a_s1.tif", "--out", "ROOT/cut")),
+    (Case("a scene of an unknown sensor", void, ("s3", "Known")), tiled("s3=ROOT/a_s1.tif", "--out", "ROOT/cut")),
+    (Case("tiles among other things", foreign_folder, ("cut",)), tiled("s1=ROOT/a_s1.tif", "--out", "ROOT/cut")),
+    (Case("tiles in place of a file", void, ("tiles.csv",)), tiled("s1=ROOT/a_s1.tif", "--out", "ROOT/tiles.csv")),
+]
+
+OTHERS = [
+    *((case._replace(damage=both(pack_them, case.damage)), packed) for case in STORED),
+    *((case._replace(damage=both(shard_them, case.damage)), sharded) for case in SHARDED),
+    *((case._replace(damage=both(lambda root: void(checksums.write(root)), case.damage)), summed) for case in LISTS),
+    *SCENES,
+    (
+        Case(
+            "an archive that writes outside its folder",
+            evil_archive,
+            ("archive of SSL4EOL", "escaped.txt", "Delete it"),
+        ),
+        unpacked,
+    ),
+]
+"""Each with what reads it."""
+
+
+def later(path: Path) -> None:
+    path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
+
+
+def others(path: Path) -> None:
+    np.save(path, np.zeros((4, 2, SIDE, SIDE), dtype=np.int64))
+
+
 def test_healthy_tiles_are_read(folder: Path) -> None:
     read_all(folder)
     masked(folder)
@@ -377,17 +536,27 @@ def test_healthy_tiles_are_read(folder: Path) -> None:
 
 
 def test_every_case_is_another() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
+    names = [case.name for case in (*CASES, *(case for case, _ in OTHERS))]
+    assert len(set(names)) == len(names) >= 100
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_is_wrong_is_said_in_a_sentence_and_nothing_is_written(case: Case, folder: Path) -> None:
+    refused(case, folder, lambda root: read_all(root, case.task))
+
+
+@pytest.mark.parametrize(("case", "read"), OTHERS, ids=lambda value: value.name if isinstance(value, Case) else "")
+def test_so_it_is_for_stores_shards_lists_scenes_and_archives(case: Case, read: Damage, folder: Path) -> None:
+    refused(case, folder, read)
+
+
+def refused(case: Case, folder: Path, read: Damage) -> None:
     case.damage(folder)
     before = everything(folder.parent)
     with pytest.raises(MapexError) as caught:
-        read_all(folder, case.task)
+        read(folder)
     sentence = str(caught.value)
-    assert [word for word in case.says if word not in sentence] == [], sentence
+    assert [word for word in case.says if word.replace("ROOT", str(folder)) not in sentence] == [], sentence
     assert "\n" not in sentence
     assert sentence.endswith((".", "?"))
     assert everything(folder.parent) == before

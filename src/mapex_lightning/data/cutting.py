@@ -245,6 +245,8 @@ def _as_it_is(part: Any) -> Any:
 def _claim(out: Path, request: Mapping[str, Any]) -> None:
     """Makes the folder that of a request, or sees that it is."""
     file, text = out / REQUEST, json.dumps(request, indent=2, sort_keys=True) + "\n"
+    if out.exists() and not out.is_dir():
+        raise MapexError(f"Tiles go into a folder, and {out} is a file; give another --out.")
     if not file.exists() and out.exists() and any(out.iterdir()):
         raise MapexError(f"{out} is not empty and holds no tiles of ours. Give another --out.")
     if not file.exists() or not any((out / ROWS).glob("*.json")):  # nothing was cut yet
