@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from benchmarks.measure import Candidate, alternate, begin, options, ratio, spread, table
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets import EuroSAT, Folder, Packed
 from mapex_lightning.data.sets.eurosat import BANDS
 from mapex_lightning.data.sets.published import Entry, Published

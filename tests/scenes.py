@@ -10,7 +10,7 @@ import rasterio
 from rasterio.warp import transform
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.grid import Grid
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.modality import S2_BANDS
 
 L2A = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>

@@ -16,7 +16,7 @@ import rasterio
 from mapex_lightning.commands import tiles
 from mapex_lightning.data import checksums, raster
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets import Folder, Packed, TerraMesh, TorchGeo
 from mapex_lightning.data.sets.channels import Channels
 from mapex_lightning.data.tileset import GeoReference, Task

@@ -14,7 +14,7 @@ import yaml
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load
 from mapex_lightning.data import raster
-from mapex_lightning.data.grid import Grid
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.modality import Modality
 from tests import scenes
 from tests.workshop import SMALL

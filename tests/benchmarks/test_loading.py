@@ -11,7 +11,7 @@ import rasterio
 
 from benchmarks import loading
 from benchmarks.loading import BATCH, FLOOR, L1C, PEER, Bare, layouts, main, manifest, per_band, stacked
-from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets import EuroSAT, Packed
 from mapex_lightning.data.sets.eurosat import CLASSES
 

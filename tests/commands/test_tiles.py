@@ -15,7 +15,7 @@ import yaml
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.data import checksums, raster
-from mapex_lightning.data.grid import Grid
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.modality import MODALITIES, Modality
 from mapex_lightning.tiles import IGNORED

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import BadTileWarning, Cuts, TileData
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.scene import Reading
+from mapex_lightning.data.scenes.scene import Reading
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.sets.synthetic import Synthetic

@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> None:
     if not known.file_size > 0:
         raise MapexError(f"--file-size is a number of gigabytes above 0; found {known.file_size:g}.")
     from mapex_lightning.cli import data_of
-    from mapex_lightning.data.packing import Packing, pack
+    from mapex_lightning.data.packed.packing import Packing, pack
 
     data = data_of("pack", settings)
     names = [type(source).__name__ for source in data.sets]

@@ -12,10 +12,10 @@ import yaml
 
 from mapex_lightning import __version__
 from mapex_lightning.commands.parser import Parser
-from mapex_lightning.data.cutting import CONFIG, MASK, Cutter, Labels, Summary, View, cut
-from mapex_lightning.data.grid import Grid, name_of, parsed
-from mapex_lightning.data.scene import Reading, Scene
-from mapex_lightning.data.tiling import Tiling, reference
+from mapex_lightning.data.scenes.cutting import CONFIG, MASK, Cutter, Labels, Summary, View, cut
+from mapex_lightning.data.scenes.grid import Grid, name_of, parsed
+from mapex_lightning.data.scenes.scene import Reading, Scene
+from mapex_lightning.data.scenes.tiling import Tiling, reference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality
 from mapex_lightning.tiles import IGNORED

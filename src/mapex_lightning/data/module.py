@@ -14,14 +14,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mapex_lightning.data.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.loader import EpochLoader
+from mapex_lightning.data.maps.windows import Cell, Windows, scenes_of
 from mapex_lightning.data.members import Members
+from mapex_lightning.data.packed.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.sampler import EpochSampler
-from mapex_lightning.data.scene import Reading
+from mapex_lightning.data.scenes.scene import Reading
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
 from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
-from mapex_lightning.data.windows import Cell, Windows, scenes_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up

@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 
-from mapex_lightning.data.blend import Blender
-from mapex_lightning.data.maps import Draft, Product, class_map, features, label_map, probabilities
+from mapex_lightning.data.maps.blend import Blender
+from mapex_lightning.data.maps.windows import Windows
+from mapex_lightning.data.maps.writing import Draft, Product, class_map, features, label_map, probabilities
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.windows import Windows
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from mapex_lightning.data import tar
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.sets import tar
 from mapex_lightning.data.sets.sensors import Sensor
 from mapex_lightning.data.sets.shards import Shards
 from mapex_lightning.data.sets.ssl4eo import SSL4EOShards

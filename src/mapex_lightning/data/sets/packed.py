@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.packed.store import INDEX, MASK, TABLE, Files, Index, decoded
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
-from mapex_lightning.data.store import INDEX, MASK, TABLE, Files, Index, decoded
 from mapex_lightning.data.tileset import SPLITS, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
@@ -18,7 +18,7 @@ from mapex_lightning.tiles import Target, Tile
 
 
 class Packed(TileSet):
-    """A store that ``mapex pack`` has written; see `mapex_lightning.data.store` for its files.
+    """A store that ``mapex pack`` has written; see `mapex_lightning.data.packed.store` for its files.
 
     It yields the same tiles as the data set that was packed, with the same names, splits, labels and places. Files are
     mapped into memory, read-only, by each process when it first needs them: any number of processes and machines may

@@ -18,8 +18,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mapex_lightning.data import tar
 from mapex_lightning.data.members import Keys
+from mapex_lightning.data.sets import tar
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import DATA, SPLITS, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
@@ -67,7 +67,7 @@ class Shards(TileSet):
     shards of one name are joined by their keys, whatever their order. Any modality whose bands are among those of one
     sensor, in its unit and on its grid, is offered.
 
-    Samples are read one by one at places that tables of the shards hold (`data.tar`), so an epoch has an exact order,
+    Samples are read one by one at places that tables of the shards hold (see `tar`), so an epoch has an exact order,
     share per process and place to resume from. Training stays in a few shards at a time (`EpochSampler`).
 
     Attributes:

@@ -10,10 +10,11 @@ import rasterio
 import xarray
 from rasterio.shutil import copy
 
-from mapex_lightning.data import maps, raster
-from mapex_lightning.data.grid import Grid
+from mapex_lightning.data import raster
 from mapex_lightning.data.legend import NODATA, colour
-from mapex_lightning.data.maps import Draft, Product
+from mapex_lightning.data.maps import writing
+from mapex_lightning.data.maps.writing import Draft, Product
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import IGNORED
 
@@ -45,7 +46,7 @@ def make(product: Product, cells: Grid = CELLS, world: int = 1) -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_a_class_map_holds_the_likeliest_class_and_no_class_where_nothing_is(tmp_path: Path, world: int) -> None:
-    make(maps.class_map(tmp_path / "map.tif", CLASSES), world=world)
+    make(writing.class_map(tmp_path / "map.tif", CLASSES), world=world)
     mask = raster.read_mask(tmp_path / "map.tif")
     assert (mask[:100, :50] == IGNORED).all()
     valid = mask != IGNORED
@@ -54,7 +55,7 @@ def test_a_class_map_holds_the_likeliest_class_and_no_class_where_nothing_is(tmp
 
 
 def test_a_map_lies_where_the_scene_lies_and_is_cloud_optimised(tmp_path: Path) -> None:
-    make(maps.class_map(tmp_path / "map.tif", CLASSES))
+    make(writing.class_map(tmp_path / "map.tif", CLASSES))
     with rasterio.open(tmp_path / "map.tif") as read:
         assert read.crs == rasterio.CRS.from_wkt(CELLS.crs)
         assert (*read.transform[:6],) == CELLS.transform
@@ -63,7 +64,7 @@ def test_a_map_lies_where_the_scene_lies_and_is_cloud_optimised(tmp_path: Path) 
 
 
 def test_a_class_map_brings_names_and_colours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    make(maps.class_map(tmp_path / "map.tif", CLASSES))
+    make(writing.class_map(tmp_path / "map.tif", CLASSES))
     assert capfd.readouterr().err == ""  # where GDAL complains
     with rasterio.open(tmp_path / "map.tif") as read:
         assert (read.dtypes, read.nodata, read.descriptions) == (("uint8",), NODATA, ("class",))
@@ -75,7 +76,7 @@ def test_a_class_map_brings_names_and_colours(tmp_path: Path, capfd: pytest.Capt
 
 
 def test_labels_that_do_not_exclude_each_other_have_a_band_each(tmp_path: Path) -> None:
-    make(maps.label_map(tmp_path / "map.tif", CLASSES))
+    make(writing.label_map(tmp_path / "map.tif", CLASSES))
     with rasterio.open(tmp_path / "map.tif") as read:
         found = read.read()
         assert (read.descriptions, read.nodata) == (CLASSES, NODATA)
@@ -86,7 +87,7 @@ def test_labels_that_do_not_exclude_each_other_have_a_band_each(tmp_path: Path) 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_probabilities_are_written_as_they_are(tmp_path: Path, world: int) -> None:
-    make(maps.probabilities(tmp_path / "map.tif", CLASSES), world=world)
+    make(writing.probabilities(tmp_path / "map.tif", CLASSES), world=world)
     found = raster.read(tmp_path / "map.tif", CLASSES)
     np.testing.assert_array_equal(found, values_of())
     assert not (tmp_path / "map.tif.aux.xml").exists()
@@ -94,7 +95,7 @@ def test_probabilities_are_written_as_they_are(tmp_path: Path, world: int) -> No
 
 def test_features_in_a_zarr_store_have_coordinates_and_a_place(tmp_path: Path) -> None:
     for _ in range(2):  # the second takes the place of the first
-        make(maps.features(tmp_path / "new" / "map.zarr", 3))
+        make(writing.features(tmp_path / "new" / "map.zarr", 3))
     with xarray.open_dataset(tmp_path / "new" / "map.zarr", engine="zarr", consolidated=False) as read:
         np.testing.assert_array_equal(read["features"], values_of())
         assert read["features"].dims == ("feature", "y", "x")
@@ -104,13 +105,13 @@ def test_features_in_a_zarr_store_have_coordinates_and_a_place(tmp_path: Path) -
 
 
 def test_nothing_but_the_map_stays(tmp_path: Path) -> None:
-    make(maps.class_map(tmp_path / "new" / "map.tif", CLASSES), world=3)
+    make(writing.class_map(tmp_path / "new" / "map.tif", CLASSES), world=3)
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"map.tif", "map.tif.aux.xml"}
 
 
 def test_a_draft_that_is_given_up_leaves_the_old_map(tmp_path: Path) -> None:
     (tmp_path / "map.tif").write_text("old")
-    draft = Draft(maps.class_map(tmp_path / "map.tif", CLASSES), CELLS, "mark")
+    draft = Draft(writing.class_map(tmp_path / "map.tif", CLASSES), CELLS, "mark")
     draft.write(0, values_of())
     draft.discard()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("map.tif", "old")]
@@ -121,7 +122,7 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path: Path, name: str) -> No
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(MapexError, match=r"is a folder already|cannot be written"):
-        Draft(maps.class_map(tmp_path / name, CLASSES), CELLS, "mark")
+        Draft(writing.class_map(tmp_path / name, CLASSES), CELLS, "mark")
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "file.txt"}
 
 
@@ -129,20 +130,20 @@ def test_a_file_that_may_not_be_written_is_left_alone(tmp_path: Path, monkeypatc
     (tmp_path / "map.tif").write_text("old")
     monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may write anything
     with pytest.raises(MapexError, match="may not be written"):
-        Draft(maps.class_map(tmp_path / "map.tif", CLASSES), CELLS, "mark")
+        Draft(writing.class_map(tmp_path / "map.tif", CLASSES), CELLS, "mark")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("map.tif", "old")]
 
 
 def test_a_file_in_the_place_of_a_zarr_store_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "map.zarr").write_text("old")
     with pytest.raises(MapexError, match="is a file already"):
-        Draft(maps.features(tmp_path / "map.zarr", 3), CELLS, "mark")
+        Draft(writing.features(tmp_path / "map.zarr", 3), CELLS, "mark")
 
 
 def test_a_rotated_map_is_no_zarr_store(tmp_path: Path) -> None:
     rotated = CELLS._replace(transform=(10.0, 1.0, 0.0, 1.0, -10.0, 0.0))
     with pytest.raises(MapexError, match="rotated"):
-        Draft(maps.features(tmp_path / "map.zarr", 3), rotated, "mark")
-    make(maps.features(tmp_path / "map.tif", 3), rotated)
+        Draft(writing.features(tmp_path / "map.zarr", 3), rotated, "mark")
+    make(writing.features(tmp_path / "map.tif", 3), rotated)
     with rasterio.open(tmp_path / "map.tif") as read:
         assert (*read.transform[:6],) == rotated.transform

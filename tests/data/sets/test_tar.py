@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mapex_lightning.data import tar
+from mapex_lightning.data.sets import tar
 from mapex_lightning.errors import MapexError
 from tests.sharding import write_shard
 

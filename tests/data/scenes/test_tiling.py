@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rasterio.warp import transform_bounds
 
-from mapex_lightning.data.grid import Grid
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.tiling import Spot, Tiling, reference, utm_of
 from mapex_lightning.data.tileset import SPLITS
-from mapex_lightning.data.tiling import Spot, Tiling, reference, utm_of
 from mapex_lightning.errors import MapexError
 from tests import scenes
 

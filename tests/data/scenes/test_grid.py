@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.grid import Grid
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.errors import MapexError
 from tests import scenes
 

@@ -16,9 +16,9 @@ import xarray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from mapex_lightning.data.grid import Grid, grid_of
-from mapex_lightning.data.source import Source
-from mapex_lightning.data.warp import Part
+from mapex_lightning.data.scenes.grid import Grid, grid_of
+from mapex_lightning.data.scenes.source import Source
+from mapex_lightning.data.scenes.warp import Part
 from mapex_lightning.errors import MapexError
 
 AXES = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("northing", "easting"))

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from mapex_lightning.data.batches import Rows, Stored, turned
 from mapex_lightning.data.module import Batch, TileData
-from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.packed.batches import Rows, Stored, turned
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.tileset import Task, TileSet

@@ -20,8 +20,8 @@ from rasterio.shutil import copy
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from mapex_lightning.data.grid import Grid
 from mapex_lightning.data.legend import NODATA, category_names, check_classes, write_legend
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_folder_whole, write_text, write_whole
 

@@ -19,13 +19,13 @@ import yaml
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data import checksums, raster
-from mapex_lightning.data.grid import Grid
 from mapex_lightning.data.manifest import REQUIRED
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.scene import Scene
+from mapex_lightning.data.scenes.tiling import Spot, Tiling
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.statistics import Statistics, measure, with_statistics
 from mapex_lightning.data.tileset import SPLITS, Task
-from mapex_lightning.data.tiling import Spot, Tiling
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text
 from mapex_lightning.modality import Modality

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapex_lightning.data.blend import Blender
-from mapex_lightning.data.plan import Plan
+from mapex_lightning.data.maps.blend import Blender
+from mapex_lightning.data.maps.plan import Plan
 from tests.builders import steady
-from tests.data.test_plan import plans
+from tests.data.maps.test_plan import plans
 
 
 def cut(plan: Plan, number: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from mapex_lightning.data.source import RasterFile
+from mapex_lightning.data.scenes.source import RasterFile
 from mapex_lightning.errors import MapexError
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mapex_lightning.data.store import Facts, Index, decoded, encoded, nodata
+from mapex_lightning.data.packed.store import Facts, Index, decoded, encoded, nodata
 from mapex_lightning.errors import MapexError
 from tests.builders import steady
 

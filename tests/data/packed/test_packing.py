@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mapex_lightning.data import packing
 from mapex_lightning.data.checksums import verify
-from mapex_lightning.data.packing import Packing, pack
+from mapex_lightning.data.packed import packing
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.tileset import SPLITS, Task
 from mapex_lightning.data.transforms import crop

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mapex_lightning.data.plan import Plan, raised_cosine
+from mapex_lightning.data.maps.plan import Plan, raised_cosine
 
 Write = Callable[[int, np.ndarray], None]
 """Takes finished rows: the first one's number, and values (K, rows, width) float32, NaN where nothing was valid."""

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from mapex_lightning.data.grid import Grid
-from mapex_lightning.data.plan import Plan
-from mapex_lightning.data.scene import STORED, Reading, Scene
+from mapex_lightning.data.maps.plan import Plan
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.scene import STORED, Reading, Scene
 from mapex_lightning.data.transforms import alignment
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray
 
-from mapex_lightning.data.grid import Grid
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.scene import Scene
 from mapex_lightning.errors import MapexError
 from tests import scenes
 

@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 from rasterio.warp import Resampling as Method
 from rasterio.warp import reproject, transform
 
-from mapex_lightning.data.grid import Grid, name_of, parsed
+from mapex_lightning.data.scenes.grid import Grid, name_of, parsed
 from mapex_lightning.errors import MapexError
 
 Resampling = Literal["bilinear", "nearest", "average"]

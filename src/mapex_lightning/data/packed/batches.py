@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mapex_lightning.data.members import Members
+from mapex_lightning.data.packed.store import MASK
 from mapex_lightning.data.sets.packed import Packed
-from mapex_lightning.data.store import MASK
 from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.data.transforms import room, start
 from mapex_lightning.errors import MapexError

@@ -10,9 +10,9 @@ import rasterio
 import torch
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.maps.windows import Cell, Windows
+from mapex_lightning.data.scenes.scene import Scene
 from mapex_lightning.data.tileset import GeoReference
-from mapex_lightning.data.windows import Cell, Windows
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from tests.builders import HEIGHT, OPTICAL, RADAR

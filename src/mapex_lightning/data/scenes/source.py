@@ -15,8 +15,8 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.grid import Grid, grid_of
-from mapex_lightning.data.warp import Part
+from mapex_lightning.data.scenes.grid import Grid, grid_of
+from mapex_lightning.data.scenes.warp import Part
 from mapex_lightning.errors import MapexError
 
 _RESOLUTION = re.compile(r"_\d+m$")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from mapex_lightning.data.grid import Grid
-from mapex_lightning.data.warp import Part, Resampling, onto
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.warp import Part, Resampling, onto
 from mapex_lightning.errors import MapexError
 from tests import scenes
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapex_lightning.data.plan import Plan, raised_cosine
+from mapex_lightning.data.maps.plan import Plan, raised_cosine
 from mapex_lightning.errors import MapexError
 from tests.builders import steady
 

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform, transform_bounds
 
-from mapex_lightning.data.grid import Grid, name_of, parsed
+from mapex_lightning.data.scenes.grid import Grid, name_of, parsed
 from mapex_lightning.data.tileset import SPLITS, Split
 from mapex_lightning.errors import MapexError
 

@@ -13,8 +13,8 @@ import rasterio
 from rasterio.control import GroundControlPoint
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.grid import Grid
-from mapex_lightning.data.scene import Reading, Scene
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import IGNORED
 from tests import scenes

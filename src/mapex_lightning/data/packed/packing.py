@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.checksums import digest, write_digests
-from mapex_lightning.data.store import (
+from mapex_lightning.data.packed.store import (
     INDEX,
     MASK,
     TABLE,

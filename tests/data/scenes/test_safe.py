@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mapex_lightning.data.scene import Scene
+from mapex_lightning.data.scenes.scene import Scene
 from mapex_lightning.errors import MapexError
 from tests import scenes
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mapex_lightning.data.cube import Cube, is_cube
-from mapex_lightning.data.grid import Grid
-from mapex_lightning.data.safe import is_safe, refuse_if_inside, sentinel2
-from mapex_lightning.data.source import RasterFile, Source
-from mapex_lightning.data.warp import Resampling, onto
+from mapex_lightning.data.scenes.cube import Cube, is_cube
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.safe import is_safe, refuse_if_inside, sentinel2
+from mapex_lightning.data.scenes.source import RasterFile, Source
+from mapex_lightning.data.scenes.warp import Resampling, onto
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.tiles import IGNORED
 
