@@ -158,6 +158,21 @@ def test_a_tile_of_the_predicted_split_is_where_its_data_set_says(tmp_path: Path
     assert data([world()]).georeference("test-000000") is None
 
 
+@pytest.mark.parametrize("gsd", [2.5, 5.0, 20.0])
+def test_a_crop_is_placed_in_pixels_of_what_is_read_whatever_the_resolution_of_its_mask(
+    gsd: float, tmp_path: Path
+) -> None:
+    labelled = folder(tmp_path, ["test"], labels=["mask.tif"])
+    place = PLACE._replace(transform=(gsd, 0.0, 500_000.0, 0.0, -gsd, 5_000_000.0))
+    side = int(80 / gsd)
+    raster.write_mask(tmp_path / "mask.tif", np.zeros((side, side), dtype=np.int64), place)
+    source = Folder(labelled.manifest, "segmentation", ["x"])
+    found = data([source], size=4).georeference("t0")
+    assert found is not None
+    assert found.transform == (10.0, 0.0, 500_020.0, 0.0, -10.0, 4_999_980.0)
+    assert found.shape == (4, 4)
+
+
 # Mixtures and sensors that are absent
 
 

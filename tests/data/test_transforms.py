@@ -12,7 +12,8 @@ from einops import repeat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws, symmetry
+from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws, place_of, symmetry
+from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile
@@ -113,7 +114,9 @@ def test_without_a_generator_the_centre_is_taken() -> None:
 def test_the_corner_is_where_the_centre_crop_begins(given_scene: tuple[Tile, list[Modality]], blocks: int) -> None:
     tile, modalities = given_scene
     gsd, step = modalities[0].gsd, lcm(*(int(one.gsd) for one in modalities))
-    y, x = corner_of(tile, modalities, blocks * step)
+    finest = min(one.gsd for one in modalities)
+    found = place_of(tile, GeoReference("", (finest, 0.0, 0.0, 0.0, finest, 0.0)), modalities, blocks * step)
+    x, y = found.transform[2], found.transform[5]
     whole = tile.images[modalities[0].name][0]
     cut = crop(tile, modalities, blocks * step, None).images[modalities[0].name][0]
     row, column = max(0, int(-y / gsd)), max(0, int(-x / gsd))

@@ -21,7 +21,7 @@ from mapex_lightning.data.packed.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.scenes.scene import Reading
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
-from mapex_lightning.data.transforms import Drawn, corner_of, crop, dihedral, draws
+from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws, place_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
@@ -304,16 +304,12 @@ class TileData(LightningDataModule):
         return collate([cuts[0, index] for index in chosen], self.modalities, self.extent)
 
     def georeference(self, name: str) -> GeoReference | None:
-        """Where the crop of a tile of the predicted split lies, if its data set says."""
+        """Where the crop of a tile of the predicted split lies, in pixels of the finest sensor, if its data set says."""
         source = next((source for source, key in self.members(self.predict_split) if key == name), None)
         place = None if source is None else source.georeference(name)
         if source is None or place is None:
             return None
-        tile = source.read(name, self._offered(source))
-        finest = min(modality.gsd for modality in self.modalities)
-        row, column = (metres / finest for metres in corner_of(tile, self.modalities, self.extent))
-        a, b, c, d, e, f = place.transform
-        return GeoReference(place.crs, (a, b, c + a * column + b * row, d, e, f + d * column + e * row))
+        return place_of(source.read(name, self._offered(source)), place, self.modalities, self.extent)
 
     def _whole(self, split: Split) -> Cuts:
         """A split for evaluation: centre crops, and no tile may be unreadable."""

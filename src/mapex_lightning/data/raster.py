@@ -169,7 +169,7 @@ def georeference(path: Path) -> GeoReference | None:
     with _opened(path) as source:
         if source.crs is None:
             return None
-        return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6])
+        return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6], source.shape)
 
 
 def write(path: Path, image: np.ndarray, bands: Sequence[str], place: GeoReference | None = None) -> None:

@@ -19,15 +19,30 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class GeoReference(NamedTuple):
-    """Where a tile lies, at the resolution of its target: what a predicted raster is written with.
+    """Where a tile lies: what a predicted raster is written with.
 
     Attributes:
         crs: the coordinate system as WKT.
         transform: the six numbers of the affine transform from pixel to map.
+        shape: rows and columns of the raster whose pixels these are; None where they are those of the finest sensor.
     """
 
     crs: str
     transform: tuple[float, float, float, float, float, float]
+    shape: tuple[int, int] | None = None
+
+    def on(self, rows: int, columns: int) -> GeoReference:
+        """The same ground in as many pixels."""
+        high, wide = self.shape or (rows, columns)
+        a, b, c, d, e, f = self.transform
+        down, across = high / rows, wide / columns
+        return GeoReference(self.crs, (a * across, b * down, c, d * across, e * down, f), (rows, columns))
+
+    def window(self, row: float, column: float, rows: int, columns: int) -> GeoReference:
+        """A part of it that begins at a row and a column, and may reach beyond it."""
+        a, b, c, d, e, f = self.transform
+        corner = (c + a * column + b * row, f + d * column + e * row)
+        return GeoReference(self.crs, (a, b, corner[0], d, e, corner[1]), (rows, columns))
 
 
 class TileSet(ABC):
@@ -75,5 +90,5 @@ class TileSet(ABC):
         """The label of a tile, without reading pixels where that is possible."""
 
     def georeference(self, key: str) -> GeoReference | None:
-        """Where the tile lies, or None where the data set does not say."""
+        """Where a raster of the tile lies, its mask first, or None where the data set does not say."""
         return None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile
@@ -133,18 +134,29 @@ def start(steps: int, rng: Chance | None) -> int:
     return int(rng.integers(steps + 1)) if rng is not None and steps > 0 else int(steps / 2)
 
 
-def corner_of(tile: Tile, modalities: Sequence[Modality], extent: float) -> tuple[float, float]:
-    """Where the centre crop of a tile begins: what shifts its georeference.
+def place_of(
+    tile: Tile, place: GeoReference, modalities: Sequence[Modality], extent: float | None = None
+) -> GeoReference:
+    """Where the centre crop of a tile lies, in pixels of the finest modality.
 
-    Returns:
-        Metres from the tile's first row and first column; negative where the tile is padded.
+    Args:
+        tile: before it is cropped.
+        place: what its data set says, of a raster of any resolution.
+        modalities: those of the crop.
+        extent: side of the crop in metres; None is the whole tile.
 
     Raises:
         MapexError: the images of the tile cover different ground.
     """
     gsds = _gsds(modalities)
-    y, x = _corner(_ground(tile, gsds), _exact(extent), alignment(modalities), None)
-    return float(y), float(x)
+    ground, finest = _ground(tile, gsds), min(gsds.values())
+    whole = place.on(*(int(length / finest) for length in ground))
+    if extent is None:
+        return whole
+    corner = _corner(ground, _exact(extent), alignment(modalities), None)
+    row, column = (float(metres / finest) for metres in corner)
+    side = round(_exact(extent) / finest)
+    return whole.window(row, column, side, side)
 
 
 def alignment(modalities: Sequence[Modality]) -> Fraction:

@@ -141,7 +141,7 @@ class Sample:
             return
         shapes = [(image.shape[-2], image.shape[-1]) for image in tile.images.values()]
         mask = isinstance(tile.target, np.ndarray) and tile.target.ndim == 2
-        grid: tuple[int, int] = np.asarray(tile.target).shape if mask else max(shapes)
+        grid: tuple[int, int] = place.shape or (np.asarray(tile.target).shape if mask else max(shapes))
         self.places.append(Placed(tile.name, place, grid))
         side = ground.side_of(place, grid)
         for modality in self.modalities if side is not None else ():

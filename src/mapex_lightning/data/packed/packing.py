@@ -27,7 +27,7 @@ from mapex_lightning.data.packed.store import (
     table_type,
 )
 from mapex_lightning.data.tileset import SPLITS, GeoReference, TileSet
-from mapex_lightning.data.transforms import corner_of, crop
+from mapex_lightning.data.transforms import crop, place_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text, write_whole
 from mapex_lightning.modality import Modality
@@ -139,14 +139,10 @@ class _Tiles(Dataset[tuple[Tile, GeoReference | None]]):
     def __getitem__(self, number: int) -> tuple[Tile, GeoReference | None]:
         source, modalities, size = self.packing.source, self.packing.modalities, self.packing.size
         tile, place = source.read(self.keys[number], modalities), source.georeference(self.keys[number])
-        if size is None:
-            return tile, place
-        extent = size * self.finest
-        if place is not None:
-            row, column = (metres / self.finest for metres in corner_of(tile, modalities, extent))
-            a, b, c, d, e, f = place.transform
-            place = place._replace(transform=(a, b, c + a * column + b * row, d, e, f + d * column + e * row))
-        return crop(tile, modalities, extent, None), place
+        extent = None if size is None else size * self.finest
+        if place is not None and tile.images:
+            place = place_of(tile, place, modalities, extent)
+        return tile if extent is None else crop(tile, modalities, extent, None), place
 
 
 def _check(packing: Packing, keys: Sequence[str]) -> None:

@@ -51,7 +51,7 @@ class Grid(NamedTuple):
     @property
     def place(self) -> GeoReference:
         """What a raster on this grid is written with."""
-        return GeoReference(self.crs, self.transform)
+        return GeoReference(self.crs, self.transform, (self.height, self.width))
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

@@ -105,7 +105,7 @@ class Packed(TileSet):
                 return self.pixels(MASK, row)[0].astype(np.int64) if row[0] >= 0 else None
 
     def georeference(self, key: str) -> GeoReference | None:
-        """Where the tile lies, as the data set that was packed said.
+        """Where the tile lies, as the data set that was packed said, in pixels of the finest sensor.
 
         Raises:
             MapexError: the key is unknown.
@@ -114,7 +114,9 @@ class Packed(TileSet):
         if tile["crs"] < 0:
             return None
         a, b, c, d, e, f = tile["transform"].tolist()
-        return GeoReference(self.index.crs[tile["crs"]], (a, b, c, d, e, f))
+        finest = min(self._sensors, key=lambda name: self._sensors[name].gsd)
+        rows, columns = self.files(finest).shape[-2:]
+        return GeoReference(self.index.crs[tile["crs"]], (a, b, c, d, e, f), (rows, columns))
 
     def number(self, key: str) -> int:
         """The row of a tile in the table.

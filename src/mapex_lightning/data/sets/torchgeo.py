@@ -196,7 +196,8 @@ class TorchGeo(TileSet):
         source = self._source(None, part)
         x, y, _ = self._grid(source)[number]
         east, north = self._open(source).res
-        return GeoReference(self._open(source).crs.to_wkt(), (east, 0.0, x.start, 0.0, -north, y.stop))
+        shape = round((y.stop - y.start) / north), round((x.stop - x.start) / east)
+        return GeoReference(self._open(source).crs.to_wkt(), (east, 0.0, x.start, 0.0, -north, y.stop), shape)
 
     @cached_property
     def _prefixes(self) -> dict[Split, str]:
