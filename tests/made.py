@@ -70,7 +70,9 @@ class Made(TileSet):
         number = self._number(key)
         if number % 4 == 1:
             return None
-        return GeoReference(f"EPSG:326{30 + number % 3}", (10.0, 0.0, 1000.5 * number, 0.0, -10.0, 5e6 + 1 / 3), (self.side,) * 2)
+        return GeoReference(
+            f"EPSG:326{30 + number % 3}", (10.0, 0.0, 1000.5 * number, 0.0, -10.0, 5e6 + 1 / 3), (self.side,) * 2
+        )
 
     def _split(self, number: int) -> Split:
         return SPLITS[0 if number % 7 < 5 else 1 if number % 7 == 5 else 2]

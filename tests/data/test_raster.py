@@ -67,7 +67,7 @@ def test_place_survives_writing_and_reading(path: Path) -> None:
     read = raster.read(path, ["red"])
     assert rasterio.CRS.from_wkt(read.attrs["crs"]) == rasterio.CRS.from_wkt(PLACE.crs)
     assert read.attrs["transform"] == PLACE.transform
-    assert raster.georeference(path) == GeoReference(read.attrs["crs"], PLACE.transform, read.shape[1:])
+    assert raster.georeference(path) == PLACE._replace(crs=read.attrs["crs"], shape=(read.sizes["y"], read.sizes["x"]))
 
 
 def test_a_window_is_that_part_of_the_whole_and_knows_its_place(path: Path, image: np.ndarray) -> None:

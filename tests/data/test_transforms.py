@@ -12,8 +12,8 @@ from einops import repeat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws, place_of, symmetry
 from mapex_lightning.data.tileset import GeoReference
+from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws, place_of, symmetry
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile

@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mapex_lightning.checkpoint import KEY, Description
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
+from mapex_lightning.data.tileset import Split, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.specialisation import specialisation
@@ -119,11 +121,16 @@ def tuned(task: Any) -> FineTune:
     return FineTune("nano", task, CLASSES, ["s1", "s2"])
 
 
+def predicted(folder: Path, task: Task, *batches: tuple[tuple[str, ...], torch.Tensor]) -> None:
+    trainer, module, writer = trainer_of(), tuned(task), Predictions(folder)
+    for number, batch in enumerate(batches):
+        writer.on_predict_batch_end(trainer, module, batch, None, number)
+    writer.on_predict_end(trainer, module)
+
+
 def test_several_labels_of_a_tile_are_joined(tmp_path: Path) -> None:
-    found: list[tuple[tuple[str, ...], torch.Tensor]]
-    found = [(("a", "b"), torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.25, 0.125]]))]
-    found += [(("c",), torch.tensor([[0.0, 1.0, 0.0]]))]
-    Predictions(tmp_path / "out").write_on_epoch_end(trainer_of(), tuned("multilabel"), found, [])
+    first, second = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.25, 0.125]]), torch.tensor([[0.0, 1.0, 0.0]])
+    predicted(tmp_path / "out", "multilabel", (("a", "b"), first), (("c",), second))
     assert lines(tmp_path / "out" / "predictions.csv") == [
         ["tile", "label", *CLASSES],
         ["a", "forest;water", "0.90000", "0.10000", "0.50000"],
@@ -133,8 +140,7 @@ def test_several_labels_of_a_tile_are_joined(tmp_path: Path) -> None:
 
 
 def test_the_one_class_of_a_tile_is_its_likeliest(tmp_path: Path) -> None:
-    found = [(("a", "b"), torch.tensor([[0.25, 0.375, 0.375 - 1e-3], [0.25, 0.25, 0.5]]))]
-    Predictions(tmp_path).write_on_epoch_end(trainer_of(), tuned("multiclass"), found, [])
+    predicted(tmp_path, "multiclass", (("a", "b"), torch.tensor([[0.25, 0.375, 0.375 - 1e-3], [0.25, 0.25, 0.5]])))
     assert [row[:2] for row in lines(tmp_path / "predictions.csv")[1:]] == [["a", "meadow"], ["b", "water"]]
 
 
@@ -148,6 +154,54 @@ def test_a_segmentation_is_a_raster_of_the_likeliest_class_per_tile(tmp_path: Pa
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.tif" for name in names}
     for name, likely in zip(names, probability.argmax(1).numpy(), strict=True):
         assert np.array_equal(raster.read_mask(tmp_path / f"{name}.tif"), likely)
+
+
+class Named(Synthetic):
+    """A set whose tiles have ids of somebody's choice, and no labels but for some."""
+
+    def __init__(self, ids: Sequence[str], **settings: Any) -> None:
+        super().__init__(task="segmentation", train=0, val=0, test=len(ids), size=16, missing=0, **settings)
+        self.ids = list(ids)
+
+    def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
+        return self.ids if split == "test" else []
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        tile = super().read(f"test-{self.ids.index(key):06d}", modalities)
+        return replace(tile, name=key, target=tile.target if self.ids.index(key) else None)
+
+
+def predict_named(folder: Path, *sources: Named) -> None:
+    data = TileData(list(sources), ["s1", "s2"], size=16, batch_size=2)
+    model = FineTune("nano", data.task, data.classes, ["s1", "s2"])
+    trainer_of(callbacks=[Predictions(folder)]).predict(model, datamodule=data, return_predictions=False)
+
+
+def test_tiles_with_and_without_labels_are_predicted_together(tmp_path: Path) -> None:
+    predict_named(tmp_path, Named(["a", "folder/b", "c..d"]))
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tif")}
+    assert files == {"a.tif", "folder/b.tif", "c..d.tif"}
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/out"])
+def test_no_tile_is_written_outside_of_the_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(MapexError, match=f"The raster of tile {name} would lie outside of .*predictions"):
+        predict_named(tmp_path / "predictions", Named(["a", name]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_tile_is_written_over_another_of_its_name(tmp_path: Path) -> None:
+    with pytest.raises(MapexError, match="Several of the data sets have a tile b, and one raster would take the place"):
+        predict_named(tmp_path, Named(["a", "b"]), Named(["b"], seed=1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_are_not_kept_in_memory(tmp_path: Path) -> None:
+    writer, trainer, model = Predictions(tmp_path), trainer_of(), tuned("segmentation")
+    vars(trainer)["datamodule"] = TileData([Named(["a", "b"])], ["s1", "s2"], size=16)
+    writer.on_predict_batch_end(trainer, model, (("a", "b"), torch.rand(2, 3, 16, 16)), None, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "b.tif"}
+    assert not writer.rows
 
 
 def test_results_are_plain_numbers(tmp_path: Path) -> None:

@@ -247,10 +247,11 @@ class TileData(LightningDataModule):
         return self._loader(self._whole("test"), self.members("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
-        """Every tile of the split `predict` once, or the windows of a scene that are this process's share."""
+        """Every tile of the split `predict` once, without label, or this process's share of the windows of a scene."""
         if self.windows is not None:
             return self._windows_loader(self.windows)
-        return self._loader(self._whole(self.predict_split), self.members(self.predict_split), shuffle=False)
+        members = self.members(self.predict_split)
+        return self._loader(self._whole(self.predict_split), members, shuffle=False, labelled=False)
 
     def open_scene(self, cell: Cell, patch: int, encoder: Sequence[Modality] | None = None) -> Windows:
         """Makes `predict_dataloader` go through the windows of the scene.
@@ -304,12 +305,17 @@ class TileData(LightningDataModule):
         return collate([cuts[0, index] for index in chosen], self.modalities, self.extent)
 
     def georeference(self, name: str) -> GeoReference | None:
-        """Where the crop of a tile of the predicted split lies, in pixels of the finest sensor, if its data set says."""
-        source = next((source for source, key in self.members(self.predict_split) if key == name), None)
+        """Where the crop of a predicted tile lies, in pixels of the finest sensor, if its data set says."""
+        source = self._owners.get(name)
         place = None if source is None else source.georeference(name)
         if source is None or place is None:
             return None
         return place_of(source.read(name, self._offered(source)), place, self.modalities, self.extent)
+
+    @functools.cached_property
+    def _owners(self) -> dict[str, TileSet]:
+        """The data set of each tile of the predicted split."""
+        return {key: source for source, key in self.members(self.predict_split)}
 
     def _whole(self, split: Split) -> Cuts:
         """A split for evaluation: centre crops, and no tile may be unreadable."""
@@ -318,7 +324,7 @@ class TileData(LightningDataModule):
     def _cuts(self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float) -> Cuts:
         return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
 
-    def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool) -> EpochLoader:
+    def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool, labelled: bool = True) -> EpochLoader:
         rank, world = self._rank()
         sampler = EpochSampler(
             members.shards,
@@ -336,7 +342,7 @@ class TileData(LightningDataModule):
             batch_size=size,
             sampler=sampler,
             num_workers=self.workers,
-            collate_fn=functools.partial(_batch, self.modalities, self.extent, self.labelled),
+            collate_fn=functools.partial(_batch, self.modalities, self.extent, labelled and self.labelled),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,

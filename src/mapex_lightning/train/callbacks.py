@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -20,6 +21,7 @@ from mapex_lightning.checkpoint import read, write
 from mapex_lightning.data.legend import check_classes
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
+from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
 from mapex_lightning.model.specialisation import shares
@@ -222,36 +224,59 @@ def append_routing(path: Path, module: MapexModule, when: str) -> None:
             writer.writerow([when, block, f"{float(figures['nmi']):.4f}", int(figures["dead"]), *effective])
 
 
-class Predictions(BasePredictionWriter):
+class Predictions(Callback):
     """Writes predictions: a CSV of classes and probabilities, or a raster per tile for segmentation.
+
+    Rasters are written batch by batch: those of a whole split would not fit into memory.
 
     Args:
         folder: where they go.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("epoch")
         self.folder = folder
+        self.rows: list[tuple[str, torch.Tensor]] = []
 
-    def write_on_epoch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
-    ) -> None:
-        """Each rank writes its own tiles; ranks beyond the first add their number to the CSV's name."""
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says what cannot be written before anything is computed."""
         assert isinstance(pl_module, FineTune)
-        pairs = [(n, p.cpu()) for names, batch in predictions for n, p in zip(names, batch, strict=True)]
         if pl_module.task == "segmentation":
             check_classes(pl_module.classes)
             data = data_of(trainer)
-            for name, probability in pairs:
-                mask = probability.argmax(0).to(torch.uint8).numpy()
-                write_mask(self.folder / f"{name}.tif", mask, data.georeference(name), pl_module.classes)
+            _check_names(self.folder, [key for _, key in data.members(data.predict_split)])
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: int
+    ) -> None:
+        """Writes the rasters of a batch, or keeps its lines."""
+        assert isinstance(pl_module, FineTune)
+        names, probabilities = outputs
+        if pl_module.task != "segmentation":
+            self.rows += zip(names, probabilities.cpu(), strict=True)
             return
-        suffix = f"-{trainer.global_rank}" if trainer.global_rank else ""
-        write_whole(self.folder / f"predictions{suffix}.csv", lambda beside: _write_csv(beside, pairs, pl_module))
+        for name, mask in zip(names, probabilities.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
+            place = data_of(trainer).georeference(name)
+            write_mask(self.folder / f"{name}.tif", mask, place and place.on(*mask.shape), pl_module.classes)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Each rank writes its own lines; ranks beyond the first add their number to the CSV's name."""
+        assert isinstance(pl_module, FineTune)
+        if pl_module.task != "segmentation":
+            suffix = f"-{trainer.global_rank}" if trainer.global_rank else ""
+            write_whole(self.folder / f"predictions{suffix}.csv", lambda path: _write_csv(path, self.rows, pl_module))
+
+
+def _check_names(folder: Path, names: Sequence[str]) -> None:
+    """Every tile has a file of its own, inside the folder."""
+    outside = next((name for name in names if name.startswith("/") or ".." in name.split("/")), None)
+    if outside is not None:
+        raise MapexError(f"The raster of tile {outside} would lie outside of {folder}. Give the tile a plainer id.")
+    if len(set(names)) < len(names):
+        twice = next(name for name, times in Counter(names).items() if times > 1)
+        raise MapexError(
+            f"Several of the data sets have a tile {twice}, and one raster would take the place of the other. "
+            "Predict one data set at a time."
+        )
 
 
 def _write_csv(path: Path, pairs: Sequence[tuple[str, torch.Tensor]], module: FineTune) -> None:
