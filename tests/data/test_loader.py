@@ -12,10 +12,14 @@ from lightning.pytorch import Trainer
 
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.packed.packing import Packing, pack
+from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.sets.ssl4eo import SSL4EOShards
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.sets.terramesh import TerraMesh
+from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import Tiles
+from mapex_lightning.train.base import tiles_of
 from tests.sharding import write_set
 from tests.workshop import trainer_of
 
@@ -47,7 +51,8 @@ class Diary(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.folder, self.seen = folder, list[tuple[tuple[str, ...], float]]()
 
-    def training_step(self, batch: Tiles) -> torch.Tensor:
+    def training_step(self, batch: Tiles | tuple[Tiles, torch.Tensor]) -> torch.Tensor:
+        batch = tiles_of(batch)
         self.seen.append((batch.names, float(batch.images["s1"].sum())))
         return self.weight * 0.0
 
@@ -97,6 +102,29 @@ def test_a_resumed_run_is_given_what_the_uninterrupted_one_would_have_been(
     assert len(seen) == 24
     found = run(mixture(root, workers=workers), resume=folder / f"{name}.ckpt")
     assert found == seen[int(name.removeprefix("end-")) :]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_overfitting_takes_the_same_few_tiles_in_every_epoch(packing: bool, tmp_path: Path) -> None:
+    data = TileData([Synthetic(train=6, val=2, test=0, size=16, missing=0.0)], ["s1"], size=8, batch_size=2)
+    if packing:
+        pack(Packing(data.sets[0], tuple(data.modalities), tmp_path / "packed"))
+        data = TileData([Packed(tmp_path / "packed")], ["s1"], size=8, batch_size=2)
+    with pytest.warns(UserWarning, match="requested to overfit"):
+        seen = run(data, tmp_path, overfit_batches=2)
+    assert len(seen) == 6
+    assert seen[:2] == seen[2:4] == seen[4:]
+    assert len({name for names, _ in seen for name in names}) == 4
+    assert (tmp_path / "6.ckpt").is_file()
+
+
+def test_an_epoch_goes_on_with_as_many_tiles_together_only(root: Path, whole: tuple[Path, list[Any]]) -> None:
+    folder, _ = whole
+    with pytest.raises(
+        MapexError, match="in the middle of an epoch, in which 3 tiles were taken together; now it is 4"
+    ):
+        run(mixture(root, batch_size=4), resume=folder / "5.ckpt")
+    assert len(run(mixture(root, batch_size=4), resume=folder / "end-8.ckpt")) == 2 * (26 // 4)
 
 
 @WORKERS

@@ -294,6 +294,15 @@ def test_each_process_takes_its_own_share(monkeypatch: pytest.MonkeyPatch) -> No
     assert sorted(shares[0] + shares[1]) == list(world(val=5).keys("val"))
 
 
+@pytest.mark.parametrize("stage", ["train", "val", "test", "predict"])
+def test_no_process_is_left_without_a_tile(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "world_size", 3)
+    source = data([world(train=2, val=2, test=2)])
+    source.trainer = Trainer(logger=False, barebones=True, accelerator="cpu")
+    with pytest.raises(MapexError, match="There are 2 tiles for 3 processes, and each needs one or more; use fewer"):
+        getattr(source, f"{stage}_dataloader")()
+
+
 def test_shots_are_that_many_tiles_of_every_class() -> None:
     source = world(train=300)
     labels = [source.label(key) for _, key in data([source], shots=3).members("train")]

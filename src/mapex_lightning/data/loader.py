@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch.utils.data import DataLoader
 
 from mapex_lightning.data.sampler import EpochSampler
+from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import Tile
 
 
@@ -16,8 +17,8 @@ class EpochLoader(DataLoader[Tile]):
     The sampler makes the same order again, so nothing else is needed, and no tile before that place is read.
 
     Attributes:
-        given: says how many batches of this epoch have been given to the model. It is set after the loader is made:
-            Lightning makes loaders again, with the arguments of `DataLoader`.
+        given: says how many batches of this epoch have been given to the model, 0 when it is over. It is set after the
+            loader is made: Lightning makes loaders again, with the arguments of `DataLoader`.
     """
 
     given: Callable[[], int] = staticmethod(lambda: 0)
@@ -29,10 +30,36 @@ class EpochLoader(DataLoader[Tile]):
         return self.sampler
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and the number of its batches that have been given."""
-        return {"epoch": self.order.epoch, "batches": self.given()}
+        """The epoch, the number of its batches that have been given, and their size."""
+        if self._overfits:
+            return {}
+        return {"epoch": self.order.epoch, "batches": self.given(), "together": self._together}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Lets that epoch go on after the batches that were given; any other begins with its first."""
+        """Lets that epoch go on after the batches that were given; any other begins with its first.
+
+        Raises:
+            MapexError: other batches cannot go on where those stopped.
+        """
+        if self._overfits or not state:
+            return
+        now = self._together
+        if state["batches"] and state.get("together", now) != now:
+            raise MapexError(
+                f"The checkpoint is from in the middle of an epoch, in which {state['together']} tiles were taken "
+                f"together; now it is {now} (data.batch_size on all processes). Resume with as many, or from a "
+                "checkpoint that was written at the end of an epoch."
+            )
         assert self.batch_size is not None
         self.order.skip(state["epoch"], state["batches"] * self.batch_size)
+
+    @property
+    def _overfits(self) -> bool:
+        """Whether Lightning has put an order of its own here, as it does for ``trainer.overfit_batches``."""
+        return not isinstance(self.sampler, EpochSampler)
+
+    @property
+    def _together(self) -> int:
+        """Tiles of a batch on all processes."""
+        assert self.batch_size is not None
+        return self.batch_size * self.order.world

@@ -64,9 +64,12 @@ class Cuts(Dataset[Tile]):
         """Number of tiles."""
         return len(self.members)
 
-    def __getitem__(self, at: tuple[int, int]) -> Tile:
-        """The tile at (epoch, index), or where it cannot be used the next one that can."""
-        epoch, index = at
+    def __getitem__(self, at: tuple[int, int] | int) -> Tile:
+        """The tile at (epoch, index), or where it cannot be used the next one that can; an index alone is of epoch 0.
+
+        With ``trainer.overfit_batches`` Lightning takes indexes alone: the same tiles, in the same crops, every epoch.
+        """
+        epoch, index = _in_epoch(at)
         for step in range(len(self)):
             self.read += 1
             try:
@@ -85,10 +88,11 @@ class Cuts(Dataset[Tile]):
                 warnings.warn(f"Tile {key} is skipped: {error}", BadTileWarning, stacklevel=2)
         raise MapexError("No tile of the data set can be read.")
 
-    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Tile] | Stored:
+    def __getitems__(self, at: Sequence[tuple[int, int] | int]) -> list[Tile] | Stored:
         """The tiles at several (epoch, index) of one epoch: as they are stored, where some of them are packed."""
+        places = [_in_epoch(one) for one in at]
         if not self._packed:
-            return [self[at] for at in places]
+            return [self[place] for place in places]
         indexes = np.array([index for _, index in places])
         found = self._packed.parts(indexes, draws(self.seed, places[0][0], indexes) if self.augment else None)
         others = np.ones(len(places), dtype=bool)
@@ -112,6 +116,10 @@ class Cuts(Dataset[Tile]):
         if not any(np.isfinite(image).any() for image in cut.images.values()):
             raise MapexError(f"Tile {key} has no valid pixel in the crop; leave it out of the data set.")
         return cut if rng is None else dihedral(cut, rng)
+
+
+def _in_epoch(at: tuple[int, int] | int) -> tuple[int, int]:
+    return (0, at) if isinstance(at, int) else at
 
 
 class TileData(LightningDataModule):
@@ -326,6 +334,11 @@ class TileData(LightningDataModule):
 
     def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool, labelled: bool = True) -> EpochLoader:
         rank, world = self._rank()
+        if len(members) < world:
+            raise MapexError(
+                f"There are {len(members)} tiles for {world} processes, and each needs one or more; use fewer "
+                "trainer.devices."
+            )
         sampler = EpochSampler(
             members.shards,
             shuffle=shuffle,
@@ -359,8 +372,9 @@ class TileData(LightningDataModule):
         return begun if over else max(0, begun - 1)
 
     def _given(self) -> int:
-        """How many batches of this epoch the model has been given."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        """How many batches of this epoch the model has been given; 0 when it is over."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
+        return 0 if progress is None or progress.is_last_batch else progress.current.ready
 
 
 def _batch(
