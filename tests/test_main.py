@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning import __version__
-from mapex_lightning.__main__ import COMMANDS, main
+from mapex_lightning.__main__ import COMMANDS, STOPPED, main
 
 LIGHT = """
 import sys
@@ -42,3 +46,45 @@ def test_every_command_has_help_for_people(command: str, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert out.startswith(f"usage: mapex {command}")
     assert max(map(len, out.splitlines())) <= 120
+
+
+def test_what_is_stopped_by_hand_says_so_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(words: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mapex_lightning.commands.tiles.run", stopped)
+    assert main(["tiles"]) == STOPPED
+    assert capsys.readouterr().err == "mapex: stopped\n"
+
+
+class Fatal(Dataset[int]):
+    """Ends the process that reads it, as a system does that is short of memory."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, at: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return at
+
+
+def test_a_reading_process_that_was_killed_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mapex_lightning.commands.tiles.run", lambda words: list(DataLoader(Fatal(), num_workers=1)))
+    assert main(["tiles"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mapex: A process that reads data was ended from outside (DataLoader worker")
+    assert "fewer of them" in said
+    assert "Traceback" not in said
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(words: Sequence[str]) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("mapex_lightning.commands.tiles.run", faulty)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(["tiles"])

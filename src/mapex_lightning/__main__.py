@@ -19,6 +19,10 @@ LIGHT = ("doctor", "info", "pack", "prune", "tiles")
 """Commands with a module of their own in `mapex_lightning.commands`; the others need a Trainer from the start."""
 
 
+STOPPED = 130
+"""The exit code of what was stopped with Ctrl-C, as shells know it."""
+
+
 def page(name: str) -> str:
     """The help of a command, or of them all."""
     common = (PAGES / "common.txt").read_text(encoding="utf-8")
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``mapex``; by default those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for input that cannot be used.
+        The exit code: 0 for success, 2 for input that cannot be used, `STOPPED` after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -63,6 +67,19 @@ def _run(words: list[str]) -> int:
         _dispatch(command, rest)
     except MapexError as error:
         return _refuse(error)
+    except KeyboardInterrupt:
+        print("mapex: stopped", file=sys.stderr)
+        return STOPPED
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        found = str(error).splitlines()[0].rstrip(". ")
+        return _refuse(
+            MapexError(
+                f"A process that reads data was ended from outside ({found}), as happens where memory runs out. Use "
+                "fewer of them (--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
+            )
+        )
     return 0
 
 

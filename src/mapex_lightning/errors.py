@@ -12,7 +12,14 @@ class MapexError(Exception):
     The message is one sentence that says what was wanted, what was found, what is available and
     what to do. The command line prints it without a traceback and exits with code 2. It is no ValueError, because
     libraries that parse settings catch those and bury the sentence in one of their own.
+
+    Args:
+        sentence: the message. PyTorch hands over an error of a worker process as its whole traceback; of that only the
+            sentence at the end is kept.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
 
 
 def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "", where: str = "") -> MapexError:
