@@ -30,8 +30,20 @@ _OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 """For GDAL: look for a file's companions by name, and do not list its folder, which may hold thousands, for each."""
 
 
+PLAIN = [
+    *("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "WEBP", "GIF", "BMP"),
+    *("PNM", "HFA", "ENVI", "EHdr", "AAIGrid", "NITF", "netCDF", "GRIB", "SRTMHGT", "DTED"),
+]
+"""For GDAL: formats that hold their pixels themselves. Others may name files elsewhere, or on the network: VRT, WMS."""
+
+
 def read(
-    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
+    path: Path,
+    bands: Sequence[str],
+    names: Sequence[str] | None = None,
+    window: Window | None = None,
+    *,
+    trusted: bool = False,
 ) -> xarray.DataArray:
     """Reads a window of named bands.
 
@@ -39,10 +51,11 @@ def read(
     already says what a stored value is; they are attributes of the result for whoever needs them.
 
     Args:
-        path: any raster that rasterio opens.
+        path: a raster of one of the formats in `PLAIN`, or if trusted any that rasterio opens.
         bands: the C bands wanted, by name, in the order wanted.
         names: what the file's bands are called if the file has no band descriptions, in stored order.
         window: the part to read; None is the whole raster.
+        trusted: lets a file point to others, as a VRT does.
 
     Returns:
         Dimensions band, y, x of shape (C, H, W), float32; nodata and masked pixels are NaN. Attributes: ``crs``
@@ -52,7 +65,7 @@ def read(
     Raises:
         MapexError: the file is missing, damaged or no raster, lacks a band, or ends before the window does.
     """
-    with _opened(path) as source:
+    with _opened(path, trusted) as source:
         indexes = _indexes(path, source.descriptions, names, bands)
         read = _filled(path, source, indexes, bands, window)
         attributes = {
@@ -139,8 +152,8 @@ def read_warped(files: Mapping[str, Path], onto: Path, nodata: float | None = No
     return np.stack(bands)
 
 
-def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
-    """Reads a class mask: one band of class indexes.
+def read_mask(path: Path, window: Window | None = None, *, trusted: bool = False) -> np.ndarray:
+    """Reads a class mask: one band of class indexes; the arguments are those of `read`.
 
     Returns:
         Shape (H, W), int64; nodata and masked pixels are `IGNORED`.
@@ -148,7 +161,7 @@ def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
     Raises:
         MapexError: as for `read`, or the mask has several bands or values that are not whole numbers.
     """
-    with _opened(path) as source:
+    with _opened(path, trusted) as source:
         if source.count != 1:
             raise MapexError(f"Mask {path} must have one band of class indexes; found {source.count} bands.")
         stored = _pixels(path, source, [1], ["class"], window)[0]
@@ -160,13 +173,13 @@ def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
     return mask
 
 
-def georeference(path: Path) -> GeoReference | None:
-    """Where a raster lies, or None where the file does not say.
+def georeference(path: Path, *, trusted: bool = False) -> GeoReference | None:
+    """Where a raster lies, or None where the file does not say; see `read` for `trusted`.
 
     Raises:
         MapexError: the file is missing, damaged or no raster.
     """
-    with _opened(path) as source:
+    with _opened(path, trusted) as source:
         if source.crs is None:
             return None
         return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6], source.shape)
@@ -207,11 +220,15 @@ def write_mask(
     _write(path, stored[None], ["class"], place, NODATA, classes)
 
 
-def open_raster(path: Path) -> DatasetReader:
-    """Opens a raster, for its header or for several windows; whoever opens it closes it.
+def open_raster(path: Path, *, trusted: bool = True) -> DatasetReader:
+    """Opens a raster that the user named, for its header or for several windows; whoever opens it closes it.
+
+    Args:
+        path: the file.
+        trusted: whether it may point to other files, as a VRT does; see `PLAIN`.
 
     Raises:
-        MapexError: the file is missing, damaged or no raster.
+        MapexError: the file is missing, damaged or no raster, or points to others and may not.
     """
     if not path.exists():
         raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
@@ -219,8 +236,13 @@ def open_raster(path: Path) -> DatasetReader:
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
     try:
         with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
-            source = rasterio.open(path)
+            source = DatasetReader(str(path), driver=None if trusted else PLAIN)
     except RasterioError as error:
+        if not trusted and _points(path):
+            raise MapexError(
+                f"{path} holds no pixels itself: it points to files elsewhere. Write "
+                "it as a GeoTIFF with gdal_translate, or say outside: true of a Folder whose manifest you trust."
+            ) from error
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
     if lost.tags:
         source.close()
@@ -282,9 +304,15 @@ def _watched() -> Iterator[_Lost]:
         logger.removeHandler(lost)
 
 
+def _points(path: Path) -> bool:
+    """Whether a file is a text for GDAL that says where pixels are, and no damaged raster."""
+    with path.open("rb") as file:
+        return file.read(64).lstrip().startswith((b"<VRT", b"<GDAL"))
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[DatasetReader]:
-    with open_raster(path) as source:
+def _opened(path: Path, trusted: bool = False) -> Iterator[DatasetReader]:
+    with open_raster(path, trusted=trusted) as source:
         yield source
 
 

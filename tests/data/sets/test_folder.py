@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.shutil import copy
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.sets.folder import Folder
@@ -218,3 +219,26 @@ def test_it_reaches_worker_processes(folder: Path) -> None:
 def test_an_unknown_tile_is_refused(folder: Path) -> None:
     with pytest.raises(MapexError, match="no tile 'c'"):
         tiles(folder).read("c", [S1])
+
+
+@pytest.mark.parametrize("name", ["a_s1.vrt", "a_s1.tif"])
+@pytest.mark.parametrize("content", ["VRT", "WMS"])
+def test_a_raster_that_points_elsewhere_is_read_only_from_a_manifest_that_is_trusted(
+    name: str, content: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    raster.write(elsewhere / "a_s1.tif", image(0, 2), ["VH", "VV"], place())
+    service = "<GDAL_WMS><Service name='TMS'><ServerUrl>http://localhost:9/${z}</ServerUrl></Service></GDAL_WMS>"
+    (folder / name).write_text(service)
+    if content == "VRT":
+        (folder / name).unlink()
+        copy(elsewhere / "a_s1.tif", folder / name, driver="VRT")
+    source = tiles(folder)
+    (folder / "tiles.csv").write_text((folder / "tiles.csv").read_text().replace("a_s1.tif", name))
+    for ask in (lambda: source.read("a", [S1]), lambda: source.georeference("a")):
+        with pytest.raises(MapexError, match=rf"{name} holds no pixels itself.*gdal_translate, or say outside: true"):
+            ask()
+    if content == "VRT":
+        trusting = Folder(folder / "tiles.csv", "multiclass", outside=True)
+        np.testing.assert_array_equal(trusting.read("a", [S1]).images["s1"], image(0, 2)[::-1])
+        assert trusting.georeference("a") is not None

@@ -23,7 +23,7 @@ _TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 
 
 class Folder(TileSet):
-    """Tiles of the user's own, as GeoTIFF or anything else that rasterio reads.
+    """Tiles of the user's own, as GeoTIFF, JPEG 2000, PNG and the like.
 
     The manifest (CSV, or Parquet with the extra ``parquet``) has the columns ``tile`` (an id), ``split`` (train, val
     or test), ``label`` and one column per sensor, named like its modality, with the path of the tile's raster. An
@@ -41,7 +41,8 @@ class Folder(TileSet):
         task: what the labels are.
         classes: the class names by index; None sorts the names that occur. Needed for ``segmentation``.
         root: the folder from which paths count; None is the manifest's.
-        outside: lets files lie outside root, as links or paths that lead out of it: only for manifests that you trust.
+        outside: lets files lie outside root, as links, paths that lead out of it or rasters that point to others, such
+            as VRT: only for manifests that you trust.
 
     Raises:
         MapexError: the task is unknown, or masks are given without class names.
@@ -98,7 +99,7 @@ class Folder(TileSet):
         files = self._entry(key).files
         self._columns(modalities)
         here = [modality for modality in modalities if modality.name in files]
-        images = {one.name: raster.read(self._path(files[one.name]), one.bands, one.bands) for one in here}
+        images = {one.name: self._raster(files[one.name], one.bands) for one in here}
         self._check_ground(key, images)
         for modality in here:
             self._check_pixels(key, modality, images[modality.name])
@@ -127,8 +128,8 @@ class Folder(TileSet):
         """Where the mask lies or, without one, the tile's raster of the smallest pixels."""
         entry = self._entry(key)
         if self.task == "segmentation" and entry.label:
-            return raster.georeference(self._path(entry.label))
-        places = [raster.georeference(self._path(file)) for file in entry.files.values()]
+            return raster.georeference(self._path(entry.label), trusted=self.outside)
+        places = [raster.georeference(self._path(file), trusted=self.outside) for file in entry.files.values()]
         known = [place for place in places if place is not None]
         return min(known, key=lambda place: _pixel(place.transform), default=None)
 
@@ -141,6 +142,9 @@ class Folder(TileSet):
                 "a root that holds it, or say outside: true if you trust this manifest."
             )
         return path
+
+    def _raster(self, written: str, bands: Sequence[str]) -> xarray.DataArray:
+        return raster.read(self._path(written), bands, bands, trusted=self.outside)
 
     @cached_property
     def _table(self) -> Manifest:
@@ -171,7 +175,7 @@ class Folder(TileSet):
         return self.classes.index(name)
 
     def _mask(self, key: str, path: Path) -> np.ndarray:
-        mask = raster.read_mask(path)
+        mask = raster.read_mask(path, trusted=self.outside)
         strange = mask[(mask != IGNORED) & ((mask < 0) | (mask >= len(self.classes)))]
         if strange.size:
             raise MapexError(
