@@ -89,3 +89,20 @@ def test_an_unknown_name_is_refused_with_a_way_to_add_it() -> None:
 def test_each_modality_is_wanted_once(given: list[str | Modality]) -> None:
     with pytest.raises(MapexError, match="each once"):
         modalities(given)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("bands", [1, 2], r"in a list of words, such as \[B02, B03\] or \['1', '2'\]; found \[1, 2\]"),
+        ("bands", "VV", "in a list of words"),
+        ("bands", 3, "has a field of the wrong kind"),
+        ("gsd", "10 m", "has a field of the wrong kind .* gsd is a number"),
+        ("mean", 3.0, "has a field of the wrong kind"),
+        ("std", ["a", "b"], "has a field of the wrong kind"),
+        ("name", 3, "has a field of the wrong kind"),
+    ],
+)
+def test_fields_of_another_kind_are_refused_in_a_sentence(field: str, value: object, sentence: str) -> None:
+    with pytest.raises(MapexError, match=sentence):
+        Modality.of({**MODALITIES["s1"].describe(), field: value})

@@ -42,6 +42,11 @@ class Modality:
     speckle: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.bands, str) or not all(isinstance(band, str) for band in self.bands):
+            raise MapexError(
+                f"Modality {self.name} names its bands in a list of words, such as [B02, B03] or ['1', '2']; found "
+                f"{self.bands!r}."
+            )
         for field in ("bands", "mean", "std"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if not self.name.isidentifier():
@@ -78,7 +83,13 @@ class Modality:
                 f"Modality {description.get('name', '?')} lacks {', '.join(missing)}. "
                 "Unit, resolution and statistics have no defaults: give them per band."
             )
-        return cls(**description)
+        try:
+            return cls(**description)
+        except (TypeError, AttributeError) as error:
+            raise MapexError(
+                f"Modality {description['name']} has a field of the wrong kind ({error}): name and unit are words, gsd "
+                "is a number, bands, mean and std are lists."
+            ) from error
 
 
 def _sentinel2_group(name: str, *bands: str) -> Modality:

@@ -67,6 +67,7 @@ def test_a_folder_without_an_index_is_no_store(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("{", r"index\.json cannot be read"),
+        ("[]", r"another format than 1"),
         ('{"format": 2}', r"another format than 1"),
         ('{"format": 1, "sensors": {}}', r"lacks or misnames an entry \('mask'\)"),
         ('{"format": 1, "sensors": {}, "mask": null, "classes": [], "crs": [], "new": 1}', "lacks or misnames"),

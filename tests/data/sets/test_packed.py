@@ -112,3 +112,30 @@ def test_a_file_of_another_store_is_named(store: Packed) -> None:
     np.save(store.root / "s2-00000.npy", np.zeros((3, 4, 8, 8), dtype=np.uint8))
     with pytest.raises(MapexError, match=r"s2-00000\.npy holds uint8 .* and index\.json says uint16"):
         store.read(KEY, SENSORS)
+
+
+@pytest.mark.parametrize("outside", ["../elsewhere-0.npy", "/tmp/elsewhere-0.npy", "a/../../elsewhere-0.npy"])
+def test_a_store_has_no_files_but_its_own(outside: str, tmp_path: Path) -> None:
+    pack(Packing(Made(), SENSORS, tmp_path))
+    text = (tmp_path / "index.json").read_text()
+    (tmp_path / "index.json").write_text(text.replace("s2-00000.npy", outside))
+    with pytest.raises(MapexError, match=f"index.json lacks or misnames an entry .*{outside}"):
+        Packed(tmp_path).keys("train")
+
+
+@pytest.mark.parametrize(("old", "new"), [('"nodata": 255', '"nodata": 7'), ('"s2-00000.npy": ', '"s2-00000.npy": -')])
+def test_numbers_that_cannot_be_are_refused(old: str, new: str, tmp_path: Path) -> None:
+    pack(Packing(Made(), SENSORS, tmp_path))
+    text = (tmp_path / "index.json").read_text().replace('"nodata": 65535', '"nodata": 255')
+    text = text.replace('"nodata": -32768', '"nodata": 255')
+    (tmp_path / "index.json").write_text(text.replace(old, new))
+    with pytest.raises(MapexError, match="lacks or misnames an entry"):
+        Packed(tmp_path).keys("train")
+
+
+def test_a_table_of_another_store_is_refused(tmp_path: Path) -> None:
+    pack(Packing(Made(), SENSORS, tmp_path / "one"))
+    pack(Packing(Made(), (RADAR,), tmp_path / "other"))
+    (tmp_path / "other" / "tiles.npy").replace(tmp_path / "one" / "tiles.npy")
+    with pytest.raises(MapexError, match=r"tiles\.npy has other columns than index\.json says"):
+        Packed(tmp_path / "one").keys("train")

@@ -12,6 +12,7 @@ A store is a folder of NumPy files that any program can map into memory:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ INDEX = "index.json"
 TABLE = "tiles.npy"
 MASK = "mask"
 """What stands where a sensor's name stands, for the files and the rows of class masks."""
+
+_NAME = re.compile(r"[^/\\]+-\d+\.npy")
 
 
 class Facts(NamedTuple):
@@ -163,7 +166,7 @@ class Index:
             ) from error
         except (OSError, ValueError) as error:
             raise MapexError(f"{path} cannot be read ({error}). Fetch the store again or pack it anew.") from error
-        if found.pop("format", None) != FORMAT:
+        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             raise MapexError(
                 f"{path} is of another format than {FORMAT}, the one this version reads. Pack the tiles anew."
             )
@@ -176,12 +179,21 @@ class Index:
             return cls(
                 **found, classes=classes, crs=crs, sensors=sensors, mask=None if mask is None else _files(mask, None)
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MapexError(f"{path} lacks or misnames an entry ({error}). Pack the tiles anew.") from error
 
 
 def _files(found: Mapping[str, Any], modality: Modality | None) -> Files:
-    return Files(**{**found, "shape": tuple(found["shape"]), "modality": modality})
+    """Of a sensor, or the masks, of a store that may come from anyone: its files lie in it."""
+    files = Files(**{**found, "shape": tuple(found["shape"]), "modality": modality})
+    for name, tiles in files.tiles.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no file of a store")
+        if not isinstance(tiles, int) or tiles < 1:
+            raise ValueError(f"{name} holds {tiles} tiles")
+    if files.nodata is not None and files.nodata not in (nodata(np.dtype(files.dtype), holes=True), None):
+        raise ValueError(f"nodata is {files.nodata} in {files.dtype}")
+    return files
 
 
 def table_type(sensors: Sequence[str], task: Task, classes: int, name: int) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mapex_lightning.data.packed.store import INDEX, MASK, TABLE, Files, Index, decoded
+from mapex_lightning.data.packed.store import INDEX, MASK, TABLE, Files, Index, decoded, table_type
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import SPLITS, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError
@@ -192,13 +192,18 @@ class Packed(TileSet):
 
     @cached_property
     def table(self) -> np.ndarray:
-        """The tiles, a row each; see `mapex_lightning.data.store.table_type`.
+        """The tiles, a row each; see `mapex_lightning.data.packed.store.table_type`.
 
         Raises:
             MapexError: the file is missing or cut short.
         """
-        _ = self.index  # says first whether there is a store at all
-        return _mapped(self.root / TABLE)
+        index = self.index  # says first whether there is a store at all
+        table = _mapped(self.root / TABLE)
+        wanted = table_type(list(index.sensors), index.task, len(index.classes), 1)
+        _, *others = wanted.names or ()  # names of tiles have any length
+        if table.dtype.names != wanted.names or any(table.dtype[name] != wanted[name] for name in others):
+            raise MapexError(f"{self.root / TABLE} has other columns than {INDEX} says. Fetch the store again.")
+        return table
 
     @cached_property
     def _sensors(self) -> dict[str, Sensor]:
