@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rasterio.crs import CRS
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.scenes.grid import Grid
@@ -72,3 +73,8 @@ def test_a_file_without_a_coordinate_system_is_refused(tmp_path: Path) -> None:
     raster.write(tmp_path / "x.tif", np.ones((1, 4, 4), np.float32), ["a"])
     with pytest.raises(MapexError, match=r"x\.tif has no coordinate system.*gdal_edit"):
         Grid.of(tmp_path / "x.tif")
+
+
+def test_a_latitude_beyond_the_poles_is_refused() -> None:
+    with pytest.raises(MapexError, match=r"middle is at latitude 128 is not in EPSG:4326, though it says so\."):
+        _ = Grid(CRS.from_epsg(4326).to_wkt(), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 256, 256).gsd

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 
 from mapex_lightning.data.scenes.grid import Grid
@@ -116,3 +117,16 @@ def test_a_coordinate_system_that_will_not_do_is_refused_with_one_that_will(crs:
 def test_zones_of_both_hemispheres() -> None:
     assert utm_of(scenes.grid(1 / 3600, 50, -70.2, -33.0, 4326)) == "EPSG:32719"
     assert utm_of(scenes.grid(epsg=32733, north=6_000_000.0)) == "EPSG:32733"
+
+
+def test_a_scene_across_the_antimeridian_is_cut_in_its_zone_and_not_around_the_world() -> None:
+    across = Grid(CRS.from_epsg(4326).to_wkt(), (1e-4, 0.0, 179.99, 0.0, -1e-4, 10.0), 250, 250)
+    assert (utm_of(across), reference(across, 10.0, "EPSG:32601").width < 300) == ("EPSG:32601", True)
+    with pytest.raises(MapexError, match=r"torn apart in EPSG:3857: .* Give one such as --crs EPSG:32601\."):
+        reference(across, 10.0, "EPSG:3857")
+
+
+def test_a_pole_has_no_place_in_web_mercator() -> None:
+    pole = Grid(CRS.from_epsg(4326).to_wkt(), (0.1, 0.0, -12.0, 0.0, -0.1, 90.0), 250, 250)
+    with pytest.raises(MapexError, match=r"--crs EPSG:3857 (cannot be used|.*torn apart)|torn apart in EPSG:3857"):
+        reference(pole, 10_000.0, "EPSG:3857")

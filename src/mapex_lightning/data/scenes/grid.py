@@ -86,6 +86,11 @@ class Grid(NamedTuple):
                 "gdal_edit -a_srs EPSG:NUMBER."
             )
         _, bottom, _, top = self.bounds
+        if not abs(bottom + top) / 2 < 90:
+            raise MapexError(
+                f"A raster whose middle is at latitude {(bottom + top) / 2:g} is not in {name_of(crs)}, though it says "
+                "so. Correct it with gdal_edit -a_srs EPSG:NUMBER, or its place with -a_ullr."
+            )
         return side * METRES_PER_DEGREE * math.sqrt(math.cos(math.radians((bottom + top) / 2)))
 
     def window(self, row: int, column: int, height: int, width: int) -> Grid:

@@ -20,6 +20,10 @@ CLOSE = 0.01
 """A scene's pixels are those of its sensor if their sides differ by this share or less, as 9.996 m and 10 m do."""
 
 
+TORN = 100.0
+"""How many times the pixels of a scene its bounds may hold in another system; turning and stretching take less."""
+
+
 class Spot(NamedTuple):
     """One tile.
 
@@ -127,7 +131,8 @@ def reference(grid: Grid, gsd: float, crs: str | None = None) -> Grid:
         crs: another coordinate system, such as ``EPSG:32632``; pixels then begin at multiples of `gsd`.
 
     Raises:
-        MapexError: the scene's grid is rotated or in degrees, or the other system is unknown or in degrees.
+        MapexError: the scene's grid is rotated or in degrees, or the other system is unknown, in degrees or not one for
+            this place.
     """
     if crs is not None:
         return _covering(grid, gsd, crs)
@@ -154,6 +159,8 @@ def _covering(grid: Grid, gsd: float, crs: str) -> Grid:
     try:
         target = CRS.from_string(crs)
         left, bottom, right, top = transform_bounds(parsed(grid.crs), target, *grid.bounds)
+        if not all(map(math.isfinite, (left, bottom, right, top))):
+            raise CRSError("the scene reaches beyond it")
     except (CRSError, RasterioError) as error:
         raise MapexError(f"--crs {crs} cannot be used ({error}). Give one such as {utm_of(grid)}.") from error
     if not target.is_projected:
@@ -163,4 +170,9 @@ def _covering(grid: Grid, gsd: float, crs: str) -> Grid:
     side = gsd / float(target.linear_units_factor[1])
     west, north = math.floor(left / side) * side, math.ceil(top / side) * side
     height, width = math.ceil((north - bottom) / side), math.ceil((right - west) / side)
+    if height * width > TORN * grid.height * grid.width * max(1.0, grid.gsd / gsd) ** 2:
+        raise MapexError(
+            f"The scene is torn apart in {crs}: it would cover {height} x {width} pixels of {gsd:g} m, as where the "
+            f"edge of a coordinate system runs through it. Give one such as --crs {utm_of(grid)}."
+        )
     return Grid(target.to_wkt(), (side, 0.0, west, 0.0, -side, north), height, width)
