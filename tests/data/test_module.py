@@ -502,3 +502,9 @@ def test_the_files_of_a_scene_are_read_as_the_config_says(tmp_path: Path) -> Non
     reading = {"s1": Reading(bands=("VV", "VH"), decibels=True)}
     data = TileData([world()], ["s1"], size=16, overlap=0.0, scene={"s1": [str(tmp_path / "s1.tif")]}, reading=reading)
     np.testing.assert_allclose(data.open_scene("window", 8)[0].images["s1"], -20, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"size": 0}, {"batch_size": 0}, {"workers": -1}])
+def test_numbers_that_make_no_batches_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(MapexError, match=r"data\.batch_size are 1 or more and data\.workers is 0 or more; found"):
+        data([world()], ("s1",), **settings)

@@ -231,3 +231,15 @@ def test_two_processes_make_the_map_of_one(rows: int, tmp_path: Path, monkeypatc
         one, two = (rasterio.open(tmp_path / file).read() for file in (name, name.replace("one", "two")))
         np.testing.assert_array_equal(one, two)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("settings", [{"limit_predict_batches": 1}, {"fast_dev_run": True}])
+def test_part_of_a_map_is_not_passed_off_as_all_of_it(
+    settings: dict[str, Any], scene: dict[str, list[str]], tmp_path: Path
+) -> None:
+    before = set(tmp_path.iterdir())
+    data = data_for(scene)
+    maps = maps_of(model_for(), data, Outputs(out=str(tmp_path / "map.tif")))
+    with pytest.raises(MapexError, match=r"A map needs all windows of its scene"):
+        trainer_of(callbacks=[maps], **settings).predict(model_for(), datamodule=data, return_predictions=False)
+    assert set(tmp_path.iterdir()) == before

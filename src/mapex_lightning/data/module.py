@@ -175,6 +175,11 @@ class TileData(LightningDataModule):
             raise MapexError(f"data.draws is a number of tiles per epoch and needs data.weights; found {draws}.")
         if (shots is not None and shots < 1) or seed < 0:
             raise MapexError(f"data.shots is 1 or more and data.seed 0 or more; found {shots} and {seed}.")
+        if size < 1 or batch_size < 1 or workers < 0:
+            raise MapexError(
+                "data.size and data.batch_size are 1 or more and data.workers is 0 or more; found "
+                f"{size}, {batch_size} and {workers}."
+            )
         self.sets = sets
         if root is not None:
             for source in sets:

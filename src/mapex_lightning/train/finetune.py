@@ -197,6 +197,7 @@ def labelled(batch: Batch) -> tuple[Tiles, Tensor]:
     """
     if isinstance(batch, Tiles):
         raise MapexError(
-            "These tiles have no labels in common; fine-tune on data sets with one task and set of classes."
+            f"Tiles without labels in common, such as {batch.names[0] if batch.names else 'the first'}: label each or "
+            "leave it out, and fine-tune on data sets with one task and set of classes."
         )
     return batch

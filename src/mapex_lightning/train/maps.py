@@ -84,7 +84,14 @@ class Maps(Callback):
         self.drafts: list[Draft] = []
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins all files, so that what cannot be written is said before anything is computed."""
+        """Begins all files, so that what cannot be written is said before anything is computed.
+
+        Raises:
+            MapexError: a file cannot be written, or not all windows are to be predicted.
+        """
+        limit = vars(trainer)["limit_predict_batches"]
+        if isinstance(limit, int) or limit < 1.0:  # 1 is one batch, 1.0 is all of them
+            raise MapexError("A map needs all windows of its scene; leave trainer.limit_predict_batches out.")
         self.mark = str(trainer.strategy.broadcast(os.getpid()))
         for product in self.products:
             self.drafts.append(Draft(product, self.windows.cells, self.mark, trainer.global_rank))
