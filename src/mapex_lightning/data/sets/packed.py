@@ -242,7 +242,7 @@ class Packed(TileSet):
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """The numbers of all tiles in the order of their names, for which a dictionary would take many times the memory."""
+        """The rows of all tiles in the order of their names: a dictionary would take many times the memory."""
         return self.names.argsort(kind="stable").astype(np.uint32)
 
     @cached_property
