@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import IGNORED
-from tests import layouts
 
 PLACE = GeoReference(rasterio.CRS.from_epsg(32632).to_wkt(), (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0))
-WHERE = {"crs": PLACE.crs, "transform": Affine(*PLACE.transform)}
 
 
 @pytest.fixture
@@ -186,25 +183,6 @@ def test_what_is_no_raster_is_named(tmp_path: Path, name: str, says: str) -> Non
     with pytest.raises(MapexError, match=says) as caught:
         raster.read(tmp_path / name, ["a"])
     assert name in str(caught.value)
-
-
-def test_warping_puts_values_where_they_lie_and_nan_where_there_are_none(tmp_path: Path) -> None:
-    step = np.repeat([[[1, 1, 3, 3]]], 3, axis=1).astype(np.float32)
-    step[0, 0, 3] = -1
-    a, b, x, d, e, y = PLACE.transform
-    layouts.tiff(tmp_path / "onto.tif", np.zeros((1, 3, 3), np.uint8), place=WHERE)
-    layouts.tiff(tmp_path / "step.tif", step, place={**WHERE, "transform": Affine(a, b, x - 2 * a, d, e, y)})
-    found = raster.read_warped({"VV": tmp_path / "step.tif"}, tmp_path / "onto.tif", nodata=-1)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [[[3, np.nan, np.nan], [3, 3, np.nan], [3, 3, np.nan]]])
-
-
-@pytest.mark.parametrize("lost", ["onto", "step"])
-def test_what_does_not_say_where_it_lies_is_not_warped(tmp_path: Path, lost: str) -> None:
-    for name in ("onto", "step"):
-        layouts.tiff(tmp_path / f"{name}.tif", np.zeros((1, 2, 2), np.float32), place={} if name == lost else WHERE)
-    with pytest.raises(MapexError, match=rf"{lost}\.tif does not say where it lies"):
-        raster.read_warped({"VV": tmp_path / "step.tif"}, tmp_path / "onto.tif")
 
 
 def test_a_mask_keeps_its_classes_and_what_is_ignored(tmp_path: Path) -> None:

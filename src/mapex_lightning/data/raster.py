@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray
-from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from mapex_lightning.data.legend import NODATA, write_legend
@@ -105,38 +103,6 @@ def _only_band(path: Path, band: str) -> np.ndarray:
             )
         (pixels,) = _filled(path, source, [1], [band], None)
         return np.asarray(pixels)
-
-
-def read_warped(files: Mapping[str, Path], onto: Path, nodata: float | None = None) -> np.ndarray:
-    """Reads bands that lie in a file each, warped onto the grid of another raster.
-
-    Args:
-        files: C georeferenced rasters of one band, by the name of the band.
-        onto: the raster whose coordinate system, extent and pixels are taken; it is not read.
-        nodata: the stored value of invalid pixels, where the files do not declare it.
-
-    Returns:
-        Shape (C, H, W), float32, interpolated bilinearly; nodata, and what lies outside a file, is NaN.
-
-    Raises:
-        MapexError: a file is missing, damaged or no raster, or a raster does not say where it lies.
-    """
-    with _opened(onto) as target:
-        grid = {"crs": target.crs, "transform": target.transform, "height": target.height, "width": target.width}
-    bands = []
-    for band, path in files.items():
-        with _opened(path) as source:
-            for file, crs in ((onto, grid["crs"]), (path, source.crs)):
-                if crs is None:
-                    raise MapexError(
-                        f"{file} does not say where it lies, so {path} cannot be warped onto {onto}. "
-                        "Fetch or unpack it again."
-                    )
-            own = source.nodata if nodata is None else nodata
-            options = {"src_nodata": own, "nodata": np.nan, "dtype": "float32", "resampling": Resampling.bilinear}
-            with WarpedVRT(source, **grid, **options) as warped:
-                bands.append(_pixels(path, warped, [1], [band], None)[0].filled(np.nan))
-    return np.stack(bands)
 
 
 def read_mask(path: Path, window: Window | None = None) -> np.ndarray:

@@ -190,7 +190,7 @@ class Packed(TileSet):
 
     @cached_property
     def table(self) -> np.ndarray:
-        """The tiles, a row each; see `mapex_lightning.data.store.table_type`.
+        """The tiles, a row each; see `mapex_lightning.data.packed.store.table_type`.
 
         Raises:
             MapexError: the file is missing or cut short.

@@ -11,6 +11,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from mapex_lightning.data import hdf5, raster
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError, unknown
@@ -225,7 +227,8 @@ def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
         names = sensor.described or sensor.bands
         return raster.pixels(stored, [names[sensor.bands.index(band)] for band in bands], names)
     if isinstance(stored, Warped):
-        return raster.read_warped({band: stored.files[band] for band in bands}, stored.onto, sensor.nodata)
+        scene = Scene([stored.files[band] for band in bands], reading=Reading(tuple(bands), sensor.nodata))
+        return scene.read(bands, Grid.of(stored.onto))
     if isinstance(stored, hdf5.Layer):
         pixels = hdf5.read(stored)
         if len(pixels) != len(sensor.bands):
