@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.scenes.cube import Cube, is_cube
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.safe import is_safe, refuse_if_inside, sentinel2
@@ -52,7 +53,7 @@ class Reading:
         if (self.scale, self.offset) != (1.0, 0.0):
             values = values * np.float32(self.scale) + np.float32(self.offset)
         if self.decibels:
-            values = 10 * np.log10(np.where(values > 0, values, np.nan))
+            values = decibels(values)
         return values.astype(np.float32, copy=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.tiles import IGNORED, Target
@@ -139,10 +140,9 @@ def _valid(stored: np.ndarray, channels: Channels) -> np.ndarray | None:
     invalid = ~np.isfinite(stored) if channels.nodata is None else ~np.isfinite(stored) | (stored == channels.nodata)
     pixels: np.ndarray = stored * np.float32(channels.scale) + np.float32(channels.offset)
     if channels.decibels:
-        invalid |= ~(pixels > 0)
-        pixels = 10 * np.log10(pixels, where=~invalid, out=np.zeros_like(pixels))
+        pixels = decibels(pixels)
     pixels[invalid] = np.nan
-    return None if invalid.all() else pixels
+    return None if np.isnan(pixels).all() else pixels
 
 
 def _indexes(stored: np.ndarray, values: Sequence[int], ignore: Sequence[int], key: str, owner: str) -> np.ndarray:

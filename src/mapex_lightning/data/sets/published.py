@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from mapex_lightning.data import hdf5, raster
+from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
@@ -214,11 +215,6 @@ def beneath(root: Path, name: str) -> Path | None:
     """A file or folder of this relative path in a folder or one level below; None where there is none."""
     below = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     return next((folder / name for folder in (root, *below) if (folder / name).exists()), None)
-
-
-def decibels(power: np.ndarray) -> np.ndarray:
-    """Backscatter in dB; what is no power, 0 or less, is NaN."""
-    return 10 * np.log10(np.where(power > 0, power, np.nan))
 
 
 def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
