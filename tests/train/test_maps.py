@@ -92,7 +92,7 @@ def test_a_scene_becomes_a_map_of_its_own_grid(scene: dict[str, list[str]], tmp_
     empty = np.zeros((44, 50), dtype=bool)
     empty[:20, :20] = True
     np.testing.assert_array_equal(mask == IGNORED, empty)
-    shares = raster.read(likely, classes).to_numpy()
+    shares = raster.read(likely, classes)
     np.testing.assert_allclose(shares.sum(0)[~empty], 1, rtol=1e-4)
     np.testing.assert_array_equal(np.where(empty, IGNORED, np.nan_to_num(shares).argmax(0)), mask)
 
@@ -146,7 +146,7 @@ def test_features_are_made_by_any_encoder(scene: dict[str, list[str]], tmp_path:
         with xarray.open_dataset(tmp_path / name, engine="zarr", consolidated=False) as read:
             found = read["features"].to_numpy()
     else:
-        found = raster.read(tmp_path / name, [f"feature_{index}" for index in range(128)]).to_numpy()
+        found = raster.read(tmp_path / name, [f"feature_{index}" for index in range(128)])
     assert found.shape == (128, 6, 7)
     assert np.isnan(found[:, :2, :2]).all()
     assert np.isfinite(found[:, 3:]).all()

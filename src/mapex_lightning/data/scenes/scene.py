@@ -128,7 +128,7 @@ class Scene:
         Args:
             bands: C names, in the order wanted.
             grid: where to; it may reach beyond the scene.
-            resampling: see `mapex_lightning.data.scenes.warp.onto`; by default bilinear, or averages onto coarser pixels.
+            resampling: see `onto` in `data.scenes.warp`; by default bilinear, or averages onto coarser pixels.
 
         Returns:
             Shape (C, H, W), float32; NaN where there is no valid pixel.

@@ -221,7 +221,7 @@ def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
     """Bands (C, H, W) float32 as they are stored."""
     if isinstance(stored, Path):
         names = sensor.described or sensor.bands
-        return raster.pixels(stored, [names[sensor.bands.index(band)] for band in bands], names)
+        return raster.read(stored, [names[sensor.bands.index(band)] for band in bands], names)
     if isinstance(stored, Warped):
         scene = Scene([stored.files[band] for band in bands], reading=Reading(tuple(bands), sensor.nodata))
         return scene.read(bands, Grid.of(stored.onto))
