@@ -178,6 +178,18 @@ class MapexCLI(LightningCLI):
             model.init_args.encoder = str(path)
             _say(f"starting from the encoder of {path}: its shape and sensors win over the config's")
 
+    def data_alone(self) -> TileData:
+        """The data of the config, built without model and Trainer.
+
+        Raises:
+            MapexError: its settings cannot be used.
+        """
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(TileData, "data")
+        data = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        assert isinstance(data, TileData)
+        return data
+
     @property
     def outputs(self) -> Outputs:
         """Where maps of a scene go."""
@@ -315,9 +327,7 @@ class _DataAlone(MapexCLI):
 
     def instantiate_classes(self) -> None:
         """Builds the data."""
-        parser = LightningArgumentParser()
-        parser.add_lightning_class_args(TileData, "data")
-        self.datamodule = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        self.datamodule = self.data_alone()
 
 
 def data_of(command: str, words: Sequence[str]) -> TileData:

@@ -118,7 +118,7 @@ class Cutter(NamedTuple):
     def grid(self, modality: Modality, ground: Grid) -> Grid:
         """The pixels of a modality on some of the ground, whose pixels are those of the finest sensor."""
         finest = min(view.modality.gsd for view in self.views)
-        return ground.at(ground.gsd * (modality.gsd / finest))  # pixels of 9.996 m, which pass for 10 m, stay so
+        return ground.scaled(modality.gsd / finest)  # pixels of 9.996 m, which pass for 10 m, stay so
 
     def row(self, number: int, spots: Sequence[Spot]) -> list[dict[str, Any]]:
         """Cuts a row of tiles, or takes them from its record where they are whole."""

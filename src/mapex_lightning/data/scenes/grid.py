@@ -108,8 +108,10 @@ class Grid(NamedTuple):
             gsd: ground sampling distance in metres.
         """
         ratio = gsd / self.gsd
-        if abs(ratio - 1) < 1e-9:
-            return self
+        return self if abs(ratio - 1) < 1e-9 else self.scaled(ratio)
+
+    def scaled(self, ratio: float) -> Grid:
+        """As `at`, in pixels that are `ratio` times as long."""
         a, b, c, d, e, f = self.transform
         height, width = (math.ceil(round(side / ratio, 6)) for side in (self.height, self.width))
         return Grid(self.crs, (a * ratio, b * ratio, c, d * ratio, e * ratio, f), height, width)
