@@ -34,12 +34,15 @@ class TileSet(ABC):
     """A data set on disk, or made on the fly. Constructing one reads nothing.
 
     Attributes:
-        task: what the labels are.
         root: the folder below which the files are looked for.
     """
 
-    task: Task
     root: Path
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """What the labels are."""
 
     @property
     @abstractmethod

@@ -79,6 +79,7 @@ class BenGe(Published):
     """
 
     title = "ben-ge"
+    task: Task = "multiclass"
     classes = CLASSES
     sensors = SENSORS
     codes = CODES

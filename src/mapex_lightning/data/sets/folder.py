@@ -58,11 +58,16 @@ class Folder(TileSet):
             raise unknown("task", task, _TASKS)
         if task == "segmentation" and not classes:
             raise MapexError("Masks hold class indexes only: give `classes`, the class names by index.")
-        self.task = task
+        self._task = task
         self.manifest = Path(manifest)
         self.root = self.manifest.parent.absolute() if root is None else Path(root)
         self.outside = outside
         self._given = None if classes is None else tuple(classes)
+
+    @property
+    def task(self) -> Task:
+        """The task given."""
+        return self._task
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -54,6 +54,8 @@ class Synthetic(TileSet):
         MapexError: an argument is out of range.
     """
 
+    task: Task = "multiclass"
+
     def __init__(
         self,
         task: Task = "multiclass",

@@ -60,6 +60,8 @@ class TorchGeo(TileSet):
         MapexError: the settings contradict one another or name an unknown task or split.
     """
 
+    task: Task = "multiclass"  # without classes, which no head can be made for
+
     def __init__(
         self,
         dataset: str,
@@ -97,7 +99,8 @@ class TorchGeo(TileSet):
                 raise unknown("split", name, SPLITS, where="of ours")
         self.dataset, self.sensors, self.arguments = dataset, sensors, arguments or {}
         self.labelled = task is not None
-        self.task = task or "multiclass"  # without classes, which no head can be made for
+        if task is not None:
+            self.task = task
         self.target = target or ("mask" if task == "segmentation" else "label")
         self.values, self.ignore, self.cell, self.seed = values, tuple(ignore), cell, seed
         self.root = DATA if root is None else Path(root)
