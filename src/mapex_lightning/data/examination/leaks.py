@@ -11,9 +11,9 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
+from mapex_lightning.data.crs import name_of, parsed
 from mapex_lightning.data.examination.findings import Finding, counted, some
 from mapex_lightning.data.examination.sample import Placed, Sample
-from mapex_lightning.data.ground import name_of
 
 SHARE = 0.01
 """Share of a tile that may lie in another in the same coordinate system: less is rounding."""
@@ -111,7 +111,7 @@ def _box(sample: int, placed: Placed, *, degrees: bool) -> _Box | None:
     bounds = (min(xs), min(ys), max(xs), max(ys))
     if degrees:
         try:
-            bounds = transform_bounds(CRS.from_wkt(placed.place.crs), CRS.from_epsg(4326), *bounds)
+            bounds = transform_bounds(parsed(placed.place.crs), CRS.from_epsg(4326), *bounds)
         except RasterioError:
             return None
     return _Box(sample, placed.key, bounds)

@@ -11,8 +11,9 @@ import numpy as np
 from einops import rearrange
 
 from mapex_lightning.data import ground, raster
+from mapex_lightning.data.crs import same_crs
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
-from mapex_lightning.data.scenes.grid import Grid, same_crs
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
