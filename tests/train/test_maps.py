@@ -19,8 +19,7 @@ from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import KEY, Description, save, write
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.sets import landscape
-from mapex_lightning.data.sets.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic, landscape
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import modalities

@@ -10,10 +10,11 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from mapex_lightning.data import hdf5, raster
+from mapex_lightning.data import raster
 from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Reading, Scene
+from mapex_lightning.data.sets import hdf5
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError, unknown

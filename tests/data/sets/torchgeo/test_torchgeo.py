@@ -23,10 +23,9 @@ from torchgeo import datasets
 
 from mapex_lightning.cli import packaged_configs
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.sets import torchgeo_library as library
-from mapex_lightning.data.sets.channels import Channels
 from mapex_lightning.data.sets.eurosat import EuroSAT
-from mapex_lightning.data.sets.torchgeo import TorchGeo
+from mapex_lightning.data.sets.torchgeo import TorchGeo, library
+from mapex_lightning.data.sets.torchgeo.channels import Channels
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality, modalities

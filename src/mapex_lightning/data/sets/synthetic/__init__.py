@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mapex_lightning.data.sets import landscape
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
+from mapex_lightning.data.sets.synthetic import landscape
 from mapex_lightning.data.tileset import SPLITS, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mapex_lightning.data.sets import torchgeo_library as library
-from mapex_lightning.data.sets.channels import Channels, pixels_of, target_of
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.sets.splits import split_of
+from mapex_lightning.data.sets.torchgeo import library
+from mapex_lightning.data.sets.torchgeo.channels import Channels, pixels_of, target_of
 from mapex_lightning.data.tileset import DATA, SPLITS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality

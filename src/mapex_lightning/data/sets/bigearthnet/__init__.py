@@ -12,8 +12,8 @@ import numpy as np
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.one_grid import on_one_grid
-from mapex_lightning.data.sets import rico
-from mapex_lightning.data.sets.patches import Patches
+from mapex_lightning.data.sets.bigearthnet import rico
+from mapex_lightning.data.sets.bigearthnet.patches import Patches
 from mapex_lightning.data.sets.published import recoded
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
