@@ -15,6 +15,7 @@ Split = Literal["train", "val", "test"]
 DATA = Path("data")
 """Where data sets look for their files unless they are told otherwise; ``data.root`` takes its place."""
 
+TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 

@@ -14,12 +14,10 @@ from mapex_lightning.data import ground, raster
 from mapex_lightning.data.crs import same_crs
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
 from mapex_lightning.data.scenes.grid import Grid
-from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
+from mapex_lightning.data.tileset import TASKS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Target, Tile
-
-_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 
 
 class Folder(TileSet):
@@ -55,8 +53,8 @@ class Folder(TileSet):
         root: str | Path | None = None,
         outside: bool = False,
     ) -> None:
-        if task not in _TASKS:
-            raise unknown("task", task, _TASKS)
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
         if task == "segmentation" and not classes:
             raise MapexError("Masks hold class indexes only: give `classes`, the class names by index.")
         self._task = task

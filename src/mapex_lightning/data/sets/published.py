@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from mapex_lightning.data import raster
+from mapex_lightning.data.codes import decoded
 from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Reading, Scene
@@ -200,16 +201,15 @@ def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str
     Raises:
         MapexError: the mask holds a value that has no class.
     """
-    values, at = np.unique(stored, return_inverse=True)
     known = {IGNORED: IGNORED, **codes}
-    for value in values:
-        if int(value) not in known:
-            raise MapexError(
-                f"{named} holds {value}, which is no value of a class of {title}. "
-                f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
-            )
-    mask: np.ndarray = np.array([known[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
-    return mask
+
+    def refusal(value: str) -> MapexError:
+        return MapexError(
+            f"{named} holds {value}, which is no value of a class of {title}. "
+            f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
+        )
+
+    return decoded(stored, known, refusal)
 
 
 def beneath(root: Path, name: str) -> Path | None:

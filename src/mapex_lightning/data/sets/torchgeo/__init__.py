@@ -14,12 +14,10 @@ from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.sets.splits import split_of
 from mapex_lightning.data.sets.torchgeo import library
 from mapex_lightning.data.sets.torchgeo.channels import Channels, pixels_of, target_of
-from mapex_lightning.data.tileset import DATA, SPLITS, GeoReference, Split, Task, TileSet
+from mapex_lightning.data.tileset import DATA, SPLITS, TASKS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Target, Tile
-
-_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 
 
 class _Source(NamedTuple):
@@ -77,12 +75,10 @@ class TorchGeo(TileSet):
         root: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        if task is not None and task not in _TASKS:
-            raise unknown("task", task, _TASKS)
+        if task is not None and task not in TASKS:
+            raise unknown("task", task, TASKS)
         if task is None and (target or classes or values or ignore):
-            raise MapexError(
-                f"TorchGeo {dataset}: target, classes, values and ignore need a task: {', '.join(_TASKS)}."
-            )
+            raise MapexError(f"TorchGeo {dataset}: target, classes, values and ignore need a task: {', '.join(TASKS)}.")
         if ignore and task != "segmentation":
             raise MapexError(f"TorchGeo {dataset}: ignore is for the pixels of masks; a {task} label always counts.")
         if values is not None and (classes is None or len(values) != len(classes)):
