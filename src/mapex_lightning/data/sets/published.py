@@ -212,10 +212,14 @@ def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str
     return decoded(stored, known, refusal)
 
 
+def places(root: Path) -> list[Path]:
+    """A folder and those one level below: where people unpack archives."""
+    return [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
+
+
 def beneath(root: Path, name: str) -> Path | None:
     """A file or folder of this relative path in a folder or one level below; None where there is none."""
-    below = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return next((folder / name for folder in (root, *below) if (folder / name).exists()), None)
+    return next((folder / name for folder in places(root) if (folder / name).exists()), None)
 
 
 def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
