@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.data.members import Keys
 from mapex_lightning.data.sets import tar
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
@@ -249,7 +250,8 @@ def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -
 
 def _array(members: Mapping[str, bytes], path: str) -> Any:
     """An array of a Zarr zip, by itself: every further look at its group is a round to Zarr's thread."""
-    zarr, storage, buffer = (tar.imported(name) for name in ("zarr", "zarr.storage", "zarr.core.buffer.cpu"))
+    modules = ("zarr", "zarr.storage", "zarr.core.buffer.cpu")
+    zarr, storage, buffer = (imported(name, "shards", "A sample of a shard") for name in modules)
     store = storage.MemoryStore({name: buffer.Buffer.from_bytes(content) for name, content in members.items()})
     return zarr.open_array(store, path=path, mode="r", zarr_format=2)
 
