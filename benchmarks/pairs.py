@@ -35,8 +35,9 @@ import torch
 from benchmarks.loading import BATCH, FLOOR, Layout, copied, mapped, measured, through_tiledata
 from benchmarks.measure import begin, options
 from mapex_lightning.data.packed.packing import Packing, pack
-from mapex_lightning.data.sets import BenGe, BigEarthNet, Packed, TerraMesh, rico
+from mapex_lightning.data.sets import BenGe, BigEarthNet, Packed, TerraMesh
 from mapex_lightning.data.sets.benge import CLASSES
+from mapex_lightning.data.sets.bigearthnet import rico
 from mapex_lightning.data.tileset import SPLITS, Split, TileSet
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.tiles import Target, Tile

@@ -259,7 +259,8 @@ def _array(members: Mapping[str, bytes], path: str) -> Any:
 @lru_cache
 def _names(members: tuple[tuple[str, bytes], ...]) -> tuple[str, ...]:
     """The names of bands that these members hold; the samples of a sensor all hold the same."""
-    return tuple(str(name).casefold() for name in _array(dict(members), "band")[...]) if members else ()
+    held = dict(members)
+    return tuple(str(name).casefold() for name in _array(held, "band")[...]) if "band/.zarray" in held else ()
 
 
 def _check_codecs(members: Mapping[str, bytes]) -> None:
