@@ -228,8 +228,7 @@ class TileData(LightningDataModule):
         tile = source.read(name, self._offered(source))
         finest = min(modality.gsd for modality in self.modalities)
         row, column = (metres / finest for metres in corner_of(tile, self.modalities, self.extent))
-        a, b, c, d, e, f = place.transform
-        return GeoReference(place.crs, (a, b, c + a * column + b * row, d, e, f + d * column + e * row))
+        return place.at(row, column)
 
     @functools.cached_property
     def _sources(self) -> dict[str, TileSet]:
