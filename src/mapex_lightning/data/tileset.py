@@ -15,6 +15,7 @@ Split = Literal["train", "val", "test"]
 DATA = Path("data")
 """Where data sets look for their files unless they are told otherwise; ``data.root`` takes its place."""
 
+TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -38,23 +39,25 @@ class GeoReference(NamedTuple):
         down, across = high / rows, wide / columns
         return GeoReference(self.crs, (a * across, b * down, c, d * across, e * down, f), (rows, columns))
 
-    def window(self, row: float, column: float, rows: int, columns: int) -> GeoReference:
-        """A part of it that begins at a row and a column, and may reach beyond it."""
+    def at(self, row: float, column: float) -> GeoReference:
+        """Where a part lies whose first pixel has this row and column, which may be fractions."""
         a, b, c, d, e, f = self.transform
-        corner = (c + a * column + b * row, f + d * column + e * row)
-        return GeoReference(self.crs, (a, b, corner[0], d, e, corner[1]), (rows, columns))
+        return GeoReference(self.crs, (a, b, a * column + b * row + c, d, e, d * column + e * row + f))
 
 
 class TileSet(ABC):
     """A data set on disk, or made on the fly. Constructing one reads nothing.
 
     Attributes:
-        task: what the labels are.
         root: the folder below which the files are looked for.
     """
 
-    task: Task
     root: Path
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """What the labels are."""
 
     @property
     @abstractmethod

@@ -156,7 +156,7 @@ def place_of(
     corner = _corner(ground, _exact(extent), alignment(modalities), None)
     row, column = (float(metres / finest) for metres in corner)
     side = round(_exact(extent) / finest)
-    return whole.window(row, column, side, side)
+    return whole.at(row, column)._replace(shape=(side, side))
 
 
 def alignment(modalities: Sequence[Modality]) -> Fraction:

@@ -6,13 +6,13 @@ Rows count from the top, columns from the left, and a transform's six numbers ma
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from rasterio.crs import CRS
 
 from mapex_lightning.data import raster
+from mapex_lightning.data.crs import name_of, parsed, same_crs
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
         Raises:
             MapexError: the file cannot be opened or does not say where it lies.
         """
-        with raster.open_raster(path) as source:
+        with raster.open_raster(path, trusted=True) as source:
             return grid_of(path, source.crs, tuple(source.transform), source.shape, bool(source.gcps[0]))
 
     @property
@@ -82,14 +82,14 @@ class Grid(NamedTuple):
             return side * float(crs.linear_units_factor[1])
         if not crs.is_geographic:
             raise MapexError(
-                f"{name_of(crs)} is a coordinate system without a place on Earth. Give the raster one that has, with "
-                "gdal_edit -a_srs EPSG:NUMBER."
+                f"{name_of(self.crs)} is a coordinate system without a place on Earth. Give the raster one that has, "
+                "with gdal_edit -a_srs EPSG:NUMBER."
             )
         _, bottom, _, top = self.bounds
         if not abs(bottom + top) / 2 < 90:
             raise MapexError(
-                f"A raster whose middle is at latitude {(bottom + top) / 2:g} is not in {name_of(crs)}, though it says "
-                "so. Correct it with gdal_edit -a_srs EPSG:NUMBER, or its place with -a_ullr."
+                f"A raster whose middle is at latitude {(bottom + top) / 2:g} is not in {name_of(self.crs)}, though it "
+                "says so. Correct it with gdal_edit -a_srs EPSG:NUMBER, or its place with -a_ullr."
             )
         return side * METRES_PER_DEGREE * math.sqrt(math.cos(math.radians((bottom + top) / 2)))
 
@@ -102,9 +102,7 @@ class Grid(NamedTuple):
             height: rows.
             width: columns.
         """
-        a, b, c, d, e, f = self.transform
-        corner = (a * column + b * row + c, d * column + e * row + f)
-        return Grid(self.crs, (a, b, corner[0], d, e, corner[1]), height, width)
+        return Grid(*self.place.at(row, column)[:2], height, width)
 
     def at(self, gsd: float) -> Grid:
         """The same ground from the same corner in pixels of another size; the last ones may reach beyond it.
@@ -113,8 +111,10 @@ class Grid(NamedTuple):
             gsd: ground sampling distance in metres.
         """
         ratio = gsd / self.gsd
-        if abs(ratio - 1) < 1e-9:
-            return self
+        return self if abs(ratio - 1) < 1e-9 else self.scaled(ratio)
+
+    def scaled(self, ratio: float) -> Grid:
+        """As `at`, in pixels that are `ratio` times as long."""
         a, b, c, d, e, f = self.transform
         height, width = (math.ceil(round(side / ratio, 6)) for side in (self.height, self.width))
         return Grid(self.crs, (a * ratio, b * ratio, c, d * ratio, e * ratio, f), height, width)
@@ -166,19 +166,3 @@ def grid_of(
         )
     a, b, c, d, e, f = transform[:6]
     return Grid(crs.to_wkt(), (a, b, c, d, e, f), *shape)
-
-
-def same_crs(one: str, other: str) -> bool:
-    """Whether two coordinate systems, as WKT, are the same."""
-    return one == other or bool(parsed(one) == parsed(other))
-
-
-def name_of(crs: CRS) -> str:
-    """A coordinate system in a word: its EPSG code or else its name."""
-    return str(crs.to_string() if crs.to_epsg() else crs.to_wkt().split('"')[1])
-
-
-@lru_cache(maxsize=64)
-def parsed(crs: str) -> CRS:
-    """A coordinate system from its WKT."""
-    return CRS.from_wkt(crs)
