@@ -26,7 +26,7 @@ from mapex_lightning.data import sets
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
-from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Bar,
@@ -235,17 +235,18 @@ class MapexCLI(LightningCLI):
         if not fitting:
             return []
         throughput = Throughput()
-        checkpoints = ModelCheckpoint(
-            dirpath=self.folder,
-            filename=Path(BEST).stem,
+        best = ModelCheckpoint(
+            self.folder,
+            Path(BEST).stem,
             monitor=self.model.monitor,
             mode=self.model.mode,
-            save_last=True,
             enable_version_counter=False,
         )
+        # Not save_last=True of the other, which writes only when that one does: after an epoch that is the best so far.
+        last = ModelCheckpoint(self.folder, Path(LAST).stem, enable_version_counter=False)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
-        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, checkpoints]
+        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, best, last]
 
     def save_settings(self) -> None:
         """Writes all settings of the run as ``config.yaml``."""
