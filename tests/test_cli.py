@@ -32,8 +32,9 @@ BAD = {
         [*FIT, "--data.modalities", "[{name: x, bands: [a], gsd: 10, unit: dB}]"],
         ["mean"],
     ),
+    "an unknown model": (["fit", "--config", "kind.yaml"], ["'Pretrian'", "Did you mean 'Pretrain'"]),
     "an unknown preset": ([*FIT, "--model.encoder", "nanoo"], ["nanoo", "nano, tiny, small, base, large"]),
-    "an unknown data set": ([*FIT, "--data.sets", "[{class_path: EuroSat}]"], ["EuroSat", "Did you mean EuroSAT"]),
+    "an unknown data set": ([*FIT, "--data.sets", "[{class_path: Eurosat}]"], ["'Eurosat'", "Did you mean 'EuroSAT'"]),
     "a data set that is not there": (
         [*FIT, "--data.sets", "[{class_path: EuroSAT}]", "--data.modalities", "[s2]"],
         ["No EuroSAT tiles", "unpack"],
@@ -68,6 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a text file and a checkpoint of another program."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("just words\n")
+    (tmp_path / "kind.yaml").write_text("model: {class_path: Pretrian}\n")
     torch.save({"state_dict": {}}, tmp_path / "alien.ckpt")
     return tmp_path
 

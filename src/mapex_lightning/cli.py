@@ -397,6 +397,10 @@ def _sentence(error: ArgumentError) -> MapexError:
     message = message.removesuffix(" - Expected a <class 'NoneType'>")
     key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
     name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
+    kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
+    if name and key and key[1] in kinds and "." not in name[1]:
+        kind, its = kinds[key[1]]
+        return unknown(kind, name[1], its)
     word, known = (name[1], _known_classes()) if name else (key[1] if key else "", _known_keys())
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
