@@ -32,6 +32,7 @@ BAD = {
         [*FIT, "--data.modalities", "[{name: x, bands: [a], gsd: 10, unit: dB}]"],
         ["mean"],
     ),
+    "a config without a model": (["doctor", "--config", "data.yaml"], ["has no model", "--config pretrain.yaml"]),
     "an unknown model": (["fit", "--config", "kind.yaml"], ["'Pretrian'", "Did you mean 'Pretrain'"]),
     "an unknown preset": ([*FIT, "--model.encoder", "nanoo"], ["nanoo", "nano, tiny, small, base, large"]),
     "an unknown data set": ([*FIT, "--data.sets", "[{class_path: Eurosat}]"], ["'Eurosat'", "Did you mean 'EuroSAT'"]),
@@ -69,6 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a text file and a checkpoint of another program."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("just words\n")
+    (tmp_path / "data.yaml").write_text("data: {modalities: [s1]}\n")
     (tmp_path / "kind.yaml").write_text("model: {class_path: Pretrian}\n")
     torch.save({"state_dict": {}}, tmp_path / "alien.ckpt")
     return tmp_path

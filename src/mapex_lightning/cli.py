@@ -395,6 +395,8 @@ def _sentence(error: ArgumentError) -> MapexError:
     message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
     message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)
     message = message.removesuffix(" - Expected a <class 'NoneType'>")
+    if re.search(r"arguments are required: .*model$", message):
+        return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
     key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
     name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
     kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
