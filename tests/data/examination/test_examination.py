@@ -557,9 +557,12 @@ def test_the_same_place_is_found_in_another_coordinate_system(tmp_path: Path) ->
 def test_tiles_that_do_not_say_where_they_lie_are_counted(tmp_path: Path) -> None:
     plan = healthy()
     first, total = plan.rows[0].images, len(plan.rows)
-    plan.after = lambda folder: [
-        raster.write(folder / f"0_{name}.tif", pixels, plan.bands[name]) for name, pixels in first.items()
-    ]
+
+    def unplaced(folder: Path) -> None:
+        for name, pixels in first.items():
+            raster.write(folder / f"0_{name}.tif", pixels, plan.bands[name])
+
+    plan.after = unplaced
     places = [finding for finding in found(plan, tmp_path) if finding.check == "places"]
     assert [finding.mark for finding in places] == ["unknown", "ok"]
     assert f"1 of {total} tiles lie" in places[0].sentence
