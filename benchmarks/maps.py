@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.measure import table
 from mapex_lightning.__main__ import main as mapex
 from mapex_lightning.data import raster
-from mapex_lightning.data.sets import landscape
+from mapex_lightning.data.sets.synthetic import landscape
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.modality import MODALITIES
 from mapex_lightning.tiles import IGNORED

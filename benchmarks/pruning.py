@@ -12,9 +12,9 @@ them, and for no mixture at all. Tokens keep the gates of the experts that they 
 with a gate near 0.
 
 Equivalence: accuracy of full minus pruned, paired over seeds and test tiles, with its 90 % interval, by probes of their
-own and after fine-tuning.
+own and after fine-tuning, in float32 and in float64: in float32 the two drift apart by rounding.
 
-Writes results.json after every seed; what was already done in FOLDER is not done again.
+Writes results.json after every seed; what was already done in FOLDER is not done again. `--parts` does only some.
 """
 
 from __future__ import annotations
@@ -247,16 +247,16 @@ def _averaged(found: Figures) -> Figures:
     return kept
 
 
-def tuned(encoder: Encoder, task: Labelled, seed: int) -> float:
+def tuned(encoder: Encoder, task: Labelled, seed: int, dtype: torch.dtype = torch.float32) -> float:
     """Test accuracy after fine-tuning everything, from a head and in an order that depend on the seed alone."""
-    encoder = copy.deepcopy(encoder).train()
+    encoder = copy.deepcopy(encoder).to(dtype).train()
     torch.manual_seed(seed)
-    head = Classifier(encoder.config.width, int(task.labels["train"].max()) + 1)
+    head = Classifier(encoder.config.width, int(task.labels["train"].max()) + 1).to(dtype)
     optimiser = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=5e-4, weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(TUNING_STEPS):
         rows = torch.randint(len(task.labels["train"]), (TUNING_BATCH,), generator=generator)
-        tiles = Tiles.of(**{task.sensor: task.images["train"][rows]})
+        tiles = Tiles.of(**{task.sensor: task.images["train"][rows].to(dtype)})
         nn.functional.cross_entropy(head(encoder, tiles), task.labels["train"][rows]).backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimiser.step()
@@ -264,26 +264,37 @@ def tuned(encoder: Encoder, task: Labelled, seed: int) -> float:
     encoder.eval()
     head.eval()
     with torch.no_grad():
-        parts = [head(encoder, Tiles.of(**{task.sensor: part})) for part in task.images["test"].split(256)]
+        tests = [Tiles.of(**{task.sensor: part.to(dtype)}) for part in task.images["test"].split(256)]
+        parts = [head(encoder, tiles) for tiles in tests]
     return float((torch.cat(parts).argmax(1) == task.labels["test"]).double().mean())
 
 
-def equivalence(model: Pretrain, collection: Collection, sensor: str, seed: int) -> Figures:
-    """Accuracies of the full encoder and of two pruned ones: as it is, and sealed first."""
-    task, full = labelled(collection, sensor), model.encoder
+def both(full: Encoder, sensor: str) -> dict[str, Encoder]:
+    """The full encoder and two pruned ones: as it is, and sealed first."""
     sealed = copy.deepcopy(full)
     sealed.seal(sealing(sealed.config, {block: mixture.census for block, mixture in sealed.mixtures.items()}))
-    models = {
+    return {
         "full": full,
         "pruned": rebuilt(prune(as_checkpoint(full), [sensor])[0]),
         "sealed and pruned": rebuilt(prune(as_checkpoint(sealed), [sensor])[0]),
     }
-    found: Figures = {}
-    for name, encoder in models.items():
+
+
+def equivalence(model: Pretrain, collection: Collection, sensor: str, seed: int) -> Figures:
+    """Accuracies of the full encoder and of the pruned ones."""
+    task, found = labelled(collection, sensor), Figures()
+    for name, encoder in both(model.encoder, sensor).items():
         test = features(encoder, sensor, task.images["test"]).numpy()
         found[f"probe/{name}"] = float(probe(encoder, task).score(test, task.labels["test"].numpy()))
         found[f"fine-tuned/{name}"] = tuned(encoder, task, seed)
     return found
+
+
+def without_rounding(model: Pretrain, collection: Collection, sensor: str, seed: int) -> Figures:
+    """Accuracies after fine-tuning in float64."""
+    task = labelled(collection, sensor)
+    models = both(model.encoder, sensor)
+    return {f"float64/{name}": tuned(models[name], task, seed, torch.float64) for name in ("full", "pruned")}
 
 
 def interval(differences: Sequence[float], level: float = 0.9) -> tuple[float, float]:
@@ -297,31 +308,36 @@ def interval(differences: Sequence[float], level: float = 0.9) -> tuple[float, f
 
 
 def tables(results: Iterable[Mapping[str, Mapping[str, Figures]]]) -> str:
-    """Means and deviations over the seeds."""
+    """Means and deviations over the seeds that have each part."""
     every = list(results)
     lines: list[str] = []
-    for sensor in every[0]["curves"]:
-        lines += [f"\n{sensor} kept, {len(every)} seeds: mean (standard deviation)", HEAD]
-        names = every[0]["curves"][sensor]
+    drawn = [run for run in every if "curves" in run]
+    for sensor in drawn[0]["curves"] if drawn else ():
+        lines += [f"\n{sensor} kept, {len(drawn)} seeds: mean (standard deviation)", HEAD]
+        names = drawn[0]["curves"][sensor]
         for way in dict.fromkeys(name.rpartition("/")[0] for name in names if name.endswith("/accuracy")):
             point = way.partition("/")[0]
-            cells = [_cell(every, sensor, f"{way}/{figure}") for figure in ("reconstruction", "accuracy", "logit")]
-            sizes = [_cell(every, sensor, f"{point}/{figure}") for figure in ("removed", "retained")]
+            cells = [_cell(drawn, sensor, f"{way}/{figure}") for figure in ("reconstruction", "accuracy", "logit")]
+            sizes = [_cell(drawn, sensor, f"{point}/{figure}") for figure in ("removed", "retained")]
             lines.append(f"{way[2:]:24s} {' '.join(f'{cell:>16s}' for cell in (*sizes, *cells))}")
     lines += ["", "accuracy of the first minus the second: mean over seeds, 90 % interval, and whether within 1 point"]
-    for sensor in every[0]["equivalence"]:
-        for how in ("probe", "fine-tuned"):
-            for other in ("pruned", "sealed and pruned"):
-                found = [run["equivalence"][sensor] for run in every]
-                gaps = [run[f"{how}/full"] - run[f"{how}/{other}"] for run in found]
-                low, high = interval(gaps)
-                verdict = "yes" if low >= -MARGIN and high <= MARGIN else "no"
-                first = statistics.mean(run[f"{how}/full"] for run in found)
-                lines.append(
-                    f"{sensor:14s} {how:12s} full - {other:20s} {first:.3f}"
-                    f"  {statistics.mean(gaps):+.4f}  [{low:+.4f}, {high:+.4f}]  {verdict}"
-                )
+    for part in ("equivalence", "float64"):
+        having = [run[part] for run in every if part in run]
+        for sensor in having[0] if having else ():
+            for pair in (name for name in having[0][sensor] if not name.endswith("/full")):
+                lines.append(_gap([run[sensor] for run in having], sensor, *pair.split("/")))
     return "\n".join(lines)
+
+
+def _gap(found: Sequence[Figures], sensor: str, how: str, other: str) -> str:
+    gaps = [run[f"{how}/full"] - run[f"{how}/{other}"] for run in found]
+    low, high = interval(gaps)
+    verdict = "yes" if low >= -MARGIN and high <= MARGIN else "no"
+    first = statistics.mean(run[f"{how}/full"] for run in found)
+    return (
+        f"{sensor:14s} {how:12s} full - {other:20s} {first:.3f}  {statistics.mean(gaps):+.4f}  "
+        f"[{low:+.4f}, {high:+.4f}]  {verdict}  ({len(gaps)} seeds)"
+    )
 
 
 HEAD = f"{'':24s} {'removed':>16s} {'retained mass':>16s} {'reconstruction':>16s} {'accuracy':>16s} {'logit / sd':>16s}"
@@ -335,14 +351,21 @@ def _cell(every: Sequence[Mapping[str, Mapping[str, Figures]]], sensor: str, nam
     return f"{statistics.mean(values):.4f} ({deviation:.4f})"
 
 
-def one(collection: Collection, steps: int, seed: int) -> dict[str, dict[str, Figures]]:
-    """All figures of one seed."""
+PARTS = ("curves", "equivalence", "float64")
+
+
+def one(collection: Collection, steps: int, seed: int, parts: Sequence[str] = PARTS) -> dict[str, dict[str, Figures]]:
+    """The figures of one seed."""
     model = pretrained(collection, steps, seed)
-    curves = Curves(model, collection, seed)
-    return {
-        "curves": {sensor: curves.of(sensor) for sensor in TASKS},
-        "equivalence": {sensor: equivalence(model, collection, sensor, seed) for sensor in TASKS},
-    }
+    found: dict[str, dict[str, Figures]] = {}
+    if "curves" in parts:
+        curves = Curves(model, collection, seed)
+        found["curves"] = {sensor: curves.of(sensor) for sensor in TASKS}
+    if "equivalence" in parts:
+        found["equivalence"] = {sensor: equivalence(model, collection, sensor, seed) for sensor in TASKS}
+    if "float64" in parts:
+        found["float64"] = {sensor: without_rounding(model, collection, sensor, seed) for sensor in TASKS}
+    return found
 
 
 def main() -> None:
@@ -352,14 +375,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=600, help="of pre-training")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
     file = given.out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     collection = collect(given.data)
     for seed in given.seeds:
         key = f"{given.steps} steps, seed {seed}"
-        if key not in results:
-            results[key] = one(collection, given.steps, seed)
+        missing = [part for part in given.parts if part not in results.get(key, {})]
+        if missing:
+            results[key] = results.get(key, {}) | one(collection, given.steps, seed, missing)
             write_whole(file, lambda beside: beside.write_text(json.dumps(results, indent=1)))
             print(f"{key} done", flush=True)
     print(tables(results[f"{given.steps} steps, seed {seed}"] for seed in given.seeds))

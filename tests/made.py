@@ -31,6 +31,8 @@ class Made(TileSet):
         labelled: whether all tiles have a label.
     """
 
+    task: Task = "multiclass"
+
     def __init__(self, task: Task = "multiclass", count: int = 14, side: int = 8, labelled: bool = True) -> None:
         self.task, self.count, self.side, self.labelled = task, count, side, labelled
         self.root = Path()

@@ -18,7 +18,7 @@ from mapex_lightning.data import checksums, raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets import Folder, Packed, TerraMesh, TorchGeo
-from mapex_lightning.data.sets.channels import Channels
+from mapex_lightning.data.sets.torchgeo.channels import Channels
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import S2_BANDS, modalities

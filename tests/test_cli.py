@@ -17,6 +17,10 @@ from mapex_lightning.errors import MapexError
 from tests.workshop import SMALL, TILES, pretrain
 
 FIT = ["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
+TORCHGEO = (
+    "[{class_path: TorchGeo, init_args: {dataset: EuroSAT, sensors: {s1: {bands: [VV], unit: dB, gsd: 10, "
+    "decibls: true}}}}]"
+)
 
 BAD = {
     "no config": (["fit"], ["needs a config", "pretrain.yaml"]),
@@ -36,6 +40,22 @@ BAD = {
     "an unknown model": (["fit", "--config", "kind.yaml"], ["'Pretrian'", "Did you mean 'Pretrain'"]),
     "an unknown preset": ([*FIT, "--model.encoder", "nanoo"], ["nanoo", "nano, tiny, small, base, large"]),
     "an unknown data set": ([*FIT, "--data.sets", "[{class_path: Eurosat}]"], ["'Eurosat'", "Did you mean 'EuroSAT'"]),
+    "a setting that a data set does not have": (
+        [*FIT, "--data.sets", "[{class_path: Synthetic, init_args: {tran: 3}}]"],
+        ["data.sets: There is no setting 'tran' of Synthetic", "Did you mean 'train'"],
+    ),
+    "a misspelt setting of torchgeo's sensors": (
+        [*FIT, "--data.sets", TORCHGEO],
+        ["data.sets: sensors: There is no setting 'decibls' of Channels", "Did you mean 'decibels'", "nodata"],
+    ),
+    "a misspelt setting of a sensor of one's own": (
+        [*FIT, "--config", "sensor.yaml"],
+        ["data.modalities: There is no setting 'gds' of Modality", "Did you mean 'gsd'"],
+    ),
+    "a misspelt setting of how a scene is read": (
+        [*FIT, "--data.reading", "{s1: {ofset: 1}}"],
+        ["data.reading: There is no setting 'ofset' of Reading", "Did you mean 'offset'"],
+    ),
     "a data set that is not there": (
         [*FIT, "--data.sets", "[{class_path: EuroSAT}]", "--data.modalities", "[s2]"],
         ["No EuroSAT tiles", "unpack"],
@@ -67,8 +87,11 @@ BAD = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a text file and a checkpoint of another program."""
+    """A folder with a text file, configs with a slip each and a checkpoint of another program."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sensor.yaml").write_text(
+        "data: {modalities: [{name: x, bands: [a], gds: 10, unit: dB, mean: [0], std: [1]}]}"
+    )
     (tmp_path / "notes.txt").write_text("just words\n")
     (tmp_path / "data.yaml").write_text("data: {modalities: [s1]}\n")
     (tmp_path / "kind.yaml").write_text("model: {class_path: Pretrian}\n")

@@ -178,6 +178,18 @@ class MapexCLI(LightningCLI):
             model.init_args.encoder = str(path)
             _say(f"starting from the encoder of {path}: its shape and sensors win over the config's")
 
+    def data_alone(self) -> TileData:
+        """The data of the config, built without model and Trainer.
+
+        Raises:
+            MapexError: its settings cannot be used.
+        """
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(TileData, "data")
+        data = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        assert isinstance(data, TileData)
+        return data
+
     @property
     def outputs(self) -> Outputs:
         """Where maps of a scene go."""
@@ -316,9 +328,7 @@ class _DataAlone(MapexCLI):
 
     def instantiate_classes(self) -> None:
         """Builds the data."""
-        parser = LightningArgumentParser()
-        parser.add_lightning_class_args(TileData, "data")
-        self.datamodule = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        self.datamodule = self.data_alone()
 
 
 def data_of(command: str, words: Sequence[str]) -> TileData:
@@ -397,6 +407,8 @@ def _sentence(error: ArgumentError) -> MapexError:
     message = message.removesuffix(" - Expected a <class 'NoneType'>")
     if re.search(r"arguments are required: .*model$", message):
         return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
+    if block := _strange_setting(message):
+        return block
     key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
     name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
     kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
@@ -407,6 +419,21 @@ def _sentence(error: ArgumentError) -> MapexError:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
     return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
+
+
+def _strange_setting(message: str) -> MapexError | None:
+    """The sentence for a setting that is none of the block that it stands in, such as a data set or a sensor."""
+    found = re.findall(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted", message)
+    if not found:
+        return None
+    path, setting = found[-1]
+    module, _, name = path.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    taken = inspect.signature(kind).parameters if isinstance(kind, type) else {}
+    if not taken or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        return None
+    place = "".join(f"{key}: " for key in re.findall(r'Parser key "([\w.]+)"', message))
+    return MapexError(f"{place}{unknown('setting', setting, taken, where=f'of {name}')}")
 
 
 def _known_classes() -> list[str]:

@@ -7,7 +7,7 @@ from math import cos, radians
 import pytest
 import rasterio
 
-from mapex_lightning.data.ground import TOLERANCE, Side, name_of, off, side_of
+from mapex_lightning.data.ground import TOLERANCE, Side, off, side_of
 from mapex_lightning.data.tileset import GeoReference
 
 
@@ -50,7 +50,3 @@ def test_the_kinder_of_the_two_sides_is_held_against_a_gsd() -> None:
     assert off(Side(10.0, 6.4), 6.4) == 0
     assert off(Side(None, 9.2), 10.0) < TOLERANCE < off(Side(20.0, 19.9), 10.0)
     assert off(Side(None, 5.0), 10.0) == off(Side(None, 20.0), 10.0) == 1
-
-
-def test_names_are_short() -> None:
-    assert name_of(UTM.crs) == "EPSG:32632"

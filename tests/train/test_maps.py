@@ -19,8 +19,7 @@ from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import KEY, Description, save, write
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.sets import landscape
-from mapex_lightning.data.sets.synthetic import Synthetic
+from mapex_lightning.data.sets.synthetic import Synthetic, landscape
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import modalities
@@ -92,7 +91,7 @@ def test_a_scene_becomes_a_map_of_its_own_grid(scene: dict[str, list[str]], tmp_
     empty = np.zeros((44, 50), dtype=bool)
     empty[:20, :20] = True
     np.testing.assert_array_equal(mask == IGNORED, empty)
-    shares = raster.read(likely, classes).to_numpy()
+    shares = raster.read(likely, classes)
     np.testing.assert_allclose(shares.sum(0)[~empty], 1, rtol=1e-4)
     np.testing.assert_array_equal(np.where(empty, IGNORED, np.nan_to_num(shares).argmax(0)), mask)
 
@@ -146,7 +145,7 @@ def test_features_are_made_by_any_encoder(scene: dict[str, list[str]], tmp_path:
         with xarray.open_dataset(tmp_path / name, engine="zarr", consolidated=False) as read:
             found = read["features"].to_numpy()
     else:
-        found = raster.read(tmp_path / name, [f"feature_{index}" for index in range(128)]).to_numpy()
+        found = raster.read(tmp_path / name, [f"feature_{index}" for index in range(128)])
     assert found.shape == (128, 6, 7)
     assert np.isnan(found[:, :2, :2]).all()
     assert np.isfinite(found[:, 3:]).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 
 from mapex_lightning.cli import MapexCLI, build, sentence_of
 from mapex_lightning.data.examination import Finding, check_sums, examine
@@ -54,9 +54,7 @@ class Patient(MapexCLI):
         Raises:
             MapexError: the settings of the data cannot be used.
         """
-        parser = self.init_parser()
-        parser.add_lightning_class_args(TileData, "data")
-        data = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        data = self.data_alone()
         try:
             if self.problem is None:
                 super().instantiate_classes()

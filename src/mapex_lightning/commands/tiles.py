@@ -12,8 +12,9 @@ import yaml
 
 from mapex_lightning import __version__
 from mapex_lightning.commands.parser import Parser
+from mapex_lightning.data.crs import name_of
 from mapex_lightning.data.scenes.cutting import CONFIG, MASK, Cutter, Labels, Summary, View, cut
-from mapex_lightning.data.scenes.grid import Grid, name_of, parsed
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.data.scenes.tiling import Tiling, reference
 from mapex_lightning.errors import MapexError, unknown
@@ -246,7 +247,7 @@ def _said(view: View, grid: Grid) -> str:
     modality, scene = view.modality, view.scene
     stored = scene.grid_of(modality.bands)
     how = "as stored" if stored.offset(grid) is not None else "warped"
-    name, goal = name_of(parsed(stored.crs)), name_of(parsed(grid.crs))
+    name, goal = name_of(stored.crs), name_of(grid.crs)
     steps = [f"x {scene.reading.scale:g}"] if scene.reading.scale != 1 else []
     steps += [f"{scene.reading.offset:+g}"] if scene.reading.offset else []
     steps += ["in decibels"] if scene.reading.decibels else []

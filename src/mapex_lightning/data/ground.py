@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import asin, cos, radians, sin, sqrt
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as warped
 
+from mapex_lightning.data.crs import parsed
 from mapex_lightning.data.tileset import GeoReference
 
 RADIUS = 6_371_008.8
@@ -41,7 +41,7 @@ def side_of(place: GeoReference, shape: tuple[int, int]) -> Side | None:
     Returns:
         None where its coordinate system says nothing about the Earth.
     """
-    crs = _crs(place.crs)
+    crs = parsed(place.crs)
     if not (crs.is_projected or crs.is_geographic):
         return None
     a, b, c, d, e, f = place.transform
@@ -61,21 +61,6 @@ def off(side: Side, gsd: float) -> float:
     """How far the side of a pixel is from a ground sampling distance, as a share of it; the kinder of its two sides."""
     told = [side.ground] if side.nominal is None else [side.ground, side.nominal]
     return min(max(metres / gsd, gsd / metres) for metres in told) - 1
-
-
-def name_of(crs: str) -> str:
-    """A short name of a coordinate system, such as EPSG:32632.
-
-    Args:
-        crs: its WKT.
-    """
-    code = _crs(crs).to_epsg()
-    return crs[:40] if code is None else f"EPSG:{code}"
-
-
-@lru_cache
-def _crs(wkt: str) -> CRS:
-    return CRS.from_wkt(wkt)
 
 
 def _distance(one: tuple[float, ...], other: tuple[float, ...]) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.data.tileset import SPLITS, Split
 from mapex_lightning.errors import MapexError, unknown
 
@@ -110,16 +111,10 @@ def _csv(path: Path) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
 
 def _parquet(path: Path) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
     """Column names and rows of text; null is empty."""
+    arrow, parquet = (imported(name, "parquet", f"Manifest {path}") for name in ("pyarrow", "pyarrow.parquet"))
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
-    except ImportError as error:
-        raise MapexError(
-            f"Manifest {path} is Parquet, which needs pyarrow: run `pip install 'mapex-lightning[parquet]'`."
-        ) from error
-    try:
-        table = read_table(path)
-    except (ArrowException, OSError) as error:
+        table = parquet.read_table(path)
+    except (arrow.ArrowException, OSError) as error:
         raise MapexError(f"Manifest {path} cannot be read as Parquet ({error}). Write it again.") from error
     columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in table.columns]
     return table.column_names, zip(*columns, strict=True)

@@ -9,7 +9,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TypeVar, overload
 
+import numpy as np
+
 from mapex_lightning.data.tileset import TileSet
+from mapex_lightning.errors import MapexError
 
 Item = TypeVar("Item")
 
@@ -81,3 +84,25 @@ class Members(Sequence[tuple[TileSet, str]]):
     def _member(self, part: int, place: int) -> tuple[TileSet, str]:
         source, keys = self.parts[part]
         return source, keys[place]
+
+
+def few(members: Members, shots: int, seed: int) -> Members:
+    """`shots` tiles of each class, drawn by `seed`; all of a class that has fewer.
+
+    Raises:
+        MapexError: the labels are not one class per tile.
+    """
+    by_class: dict[int, list[tuple[TileSet, str]]] = {}
+    for source, key in members:
+        label = source.label(key)
+        if not isinstance(label, int):
+            found = "no label" if label is None else f"a {source.task} label"
+            raise MapexError(f"data.shots needs one class per tile; tile {key} has {found}.")
+        by_class.setdefault(label, []).append((source, key))
+    rng = np.random.default_rng(seed)
+    chosen: dict[TileSet, list[str]] = {source: [] for source, _ in members.parts}
+    for _, tiles in sorted(by_class.items()):
+        for index in sorted(rng.permutation(len(tiles))[:shots].tolist()):
+            source, key = tiles[index]
+            chosen[source].append(key)
+    return Members(tuple(chosen.items()))

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import xarray
-from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from mapex_lightning.data.legend import NODATA, write_legend
@@ -30,53 +27,37 @@ _OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 """For GDAL: look for a file's companions by name, and do not list its folder, which may hold thousands, for each."""
 
 
-def read(
-    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
-) -> xarray.DataArray:
-    """Reads a window of named bands.
+def read(path: Path, bands: Sequence[str], names: Sequence[str] | None = None) -> np.ndarray:
+    """Reads named bands.
 
     Values are those that are stored. A scale and offset in the file are not applied, because the modality's unit
-    already says what a stored value is; they are attributes of the result for whoever needs them.
+    already says what a stored value is.
 
     Args:
         path: any raster that rasterio opens.
         bands: the C bands wanted, by name, in the order wanted.
         names: what the file's bands are called if the file has no band descriptions, in stored order.
-        window: the part to read; None is the whole raster.
-
-    Returns:
-        Dimensions band, y, x of shape (C, H, W), float32; nodata and masked pixels are NaN. Attributes: ``crs``
-        (WKT, empty where the file has none), ``transform`` (six numbers, pixel to map, of the window), ``scales``
-        and ``offsets`` (C numbers each).
-
-    Raises:
-        MapexError: the file is missing, damaged or no raster, lacks a band, or ends before the window does.
-    """
-    with _opened(path) as source:
-        indexes = _indexes(path, source.descriptions, names, bands)
-        read = _filled(path, source, indexes, bands, window)
-        attributes = {
-            "crs": source.crs.to_wkt() if source.crs else "",
-            "transform": _shifted(source.transform, window),
-            "scales": tuple(source.scales[index - 1] for index in indexes),
-            "offsets": tuple(source.offsets[index - 1] for index in indexes),
-        }
-    return xarray.DataArray(read, {"band": list(bands)}, ("band", "y", "x"), attrs=attributes)
-
-
-def pixels(
-    path: Path, bands: Sequence[str], names: Sequence[str] | None = None, window: Window | None = None
-) -> np.ndarray:
-    """The values of `read` alone: labels for its axes take as long to make as a small raster to read.
 
     Returns:
         Shape (C, H, W), float32; nodata and masked pixels are NaN.
 
     Raises:
+        MapexError: the file is missing, damaged or no raster, or lacks a band.
+    """
+    with open_raster(path) as source:
+        return pixels_of(path, source, _indexes(path, source.descriptions, names, bands), bands)
+
+
+def read_placed(
+    path: Path, bands: Sequence[str], names: Sequence[str] | None = None
+) -> tuple[np.ndarray, GeoReference | None]:
+    """Reads named bands as `read` does, and where they lie as `georeference` does, in one opening of the file.
+
+    Raises:
         MapexError: as for `read`.
     """
-    with _opened(path) as source:
-        return _filled(path, source, _indexes(path, source.descriptions, names, bands), bands, window)
+    with open_raster(path) as source:
+        return pixels_of(path, source, _indexes(path, source.descriptions, names, bands), bands), _place(source)
 
 
 def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndarray:
@@ -98,48 +79,16 @@ def read_together(files: Mapping[str, Path], side: int | None = None) -> np.ndar
 
 def _only_band(path: Path, band: str) -> np.ndarray:
     """A raster of one band: (H, W) float32, NaN where invalid."""
-    with _opened(path) as source:
+    with open_raster(path) as source:
         if source.count != 1:
             raise MapexError(
                 f"{path} must hold band {band} alone; found {source.count} bands. Fetch or unpack it again."
             )
-        (pixels,) = _filled(path, source, [1], [band], None)
+        (pixels,) = pixels_of(path, source, [1], [band])
         return np.asarray(pixels)
 
 
-def read_warped(files: Mapping[str, Path], onto: Path, nodata: float | None = None) -> np.ndarray:
-    """Reads bands that lie in a file each, warped onto the grid of another raster.
-
-    Args:
-        files: C georeferenced rasters of one band, by the name of the band.
-        onto: the raster whose coordinate system, extent and pixels are taken; it is not read.
-        nodata: the stored value of invalid pixels, where the files do not declare it.
-
-    Returns:
-        Shape (C, H, W), float32, interpolated bilinearly; nodata, and what lies outside a file, is NaN.
-
-    Raises:
-        MapexError: a file is missing, damaged or no raster, or a raster does not say where it lies.
-    """
-    with _opened(onto) as target:
-        grid = {"crs": target.crs, "transform": target.transform, "height": target.height, "width": target.width}
-    bands = []
-    for band, path in files.items():
-        with _opened(path) as source:
-            for file, crs in ((onto, grid["crs"]), (path, source.crs)):
-                if crs is None:
-                    raise MapexError(
-                        f"{file} does not say where it lies, so {path} cannot be warped onto {onto}. "
-                        "Fetch or unpack it again."
-                    )
-            own = source.nodata if nodata is None else nodata
-            options = {"src_nodata": own, "nodata": np.nan, "dtype": "float32", "resampling": Resampling.bilinear}
-            with WarpedVRT(source, **grid, **options) as warped:
-                bands.append(_pixels(path, warped, [1], [band], None)[0].filled(np.nan))
-    return np.stack(bands)
-
-
-def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
+def read_mask(path: Path) -> np.ndarray:
     """Reads a class mask: one band of class indexes.
 
     Returns:
@@ -148,10 +97,10 @@ def read_mask(path: Path, window: Window | None = None) -> np.ndarray:
     Raises:
         MapexError: as for `read`, or the mask has several bands or values that are not whole numbers.
     """
-    with _opened(path) as source:
+    with open_raster(path) as source:
         if source.count != 1:
             raise MapexError(f"Mask {path} must have one band of class indexes; found {source.count} bands.")
-        stored = _pixels(path, source, [1], ["class"], window)[0]
+        stored = _pixels(path, source, [1], ["class"])[0]
     valid = stored.compressed()
     if not np.array_equal(valid, np.round(valid)):
         raise MapexError(f"Mask {path} must hold whole class indexes; found fractions or NaN. Declare its nodata.")
@@ -166,10 +115,8 @@ def georeference(path: Path) -> GeoReference | None:
     Raises:
         MapexError: the file is missing, damaged or no raster.
     """
-    with _opened(path) as source:
-        if source.crs is None:
-            return None
-        return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6])
+    with open_raster(path) as source:
+        return _place(source)
 
 
 def write(path: Path, image: np.ndarray, bands: Sequence[str], place: GeoReference | None = None) -> None:
@@ -231,13 +178,16 @@ def open_raster(path: Path) -> DatasetReader:
     return source
 
 
-def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window: Window | None = None) -> np.ndarray:
+def pixels_of(
+    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None = None
+) -> np.ndarray:
     """Reads a window of an open raster.
 
     Args:
         path: its path, for messages.
         source: the open raster.
         indexes: C bands by their 1-based positions.
+        bands: their names, for messages.
         window: the part to read; None is the whole raster.
 
     Returns:
@@ -246,9 +196,7 @@ def pixels_of(path: Path, source: DatasetReader, indexes: Sequence[int], window:
     Raises:
         MapexError: the raster is damaged, or ends before the window does.
     """
-    names = [source.descriptions[index - 1] or str(index) for index in indexes]
-    pixels = _pixels(path, source, indexes, names, window).astype(np.float32)
-    filled: np.ndarray = np.ma.filled(pixels, np.nan)
+    filled: np.ndarray = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
     return filled
 
 
@@ -282,10 +230,10 @@ def _watched() -> Iterator[_Lost]:
         logger.removeHandler(lost)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[DatasetReader]:
-    with open_raster(path) as source:
-        yield source
+def _place(source: DatasetReader) -> GeoReference | None:
+    if source.crs is None:
+        return None
+    return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6])
 
 
 def _indexes(
@@ -312,7 +260,7 @@ def _indexes(
 
 
 def _pixels(
-    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None
+    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None = None
 ) -> np.ma.MaskedArray:
     """Reads (C, H, W) with invalid pixels masked; rasterio's own error does not name the file."""
     whole = Window(0, 0, source.width, source.height)
@@ -335,21 +283,6 @@ def _pixels(
             "Fetch or unpack it again."
         ) from error
     return pixels
-
-
-def _filled(
-    path: Path, source: DatasetReader, indexes: Sequence[int], bands: Sequence[str], window: Window | None
-) -> np.ndarray:
-    """Reads (C, H, W) float32 with NaN where pixels are invalid."""
-    filled: np.ndarray = np.ma.filled(_pixels(path, source, indexes, bands, window).astype(np.float32), np.nan)
-    return filled
-
-
-def _shifted(transform: Affine, window: Window | None) -> tuple[float, ...]:
-    """The transform of a window; rasterio's own warns with affine 3, which deprecates its way to multiply."""
-    a, b, c, d, e, f = tuple(transform)[:6]
-    column, row = (0, 0) if window is None else (window.col_off, window.row_off)
-    return (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
 
 
 def _within(part: Window, whole: Window) -> bool:

@@ -15,6 +15,7 @@ Split = Literal["train", "val", "test"]
 DATA = Path("data")
 """Where data sets look for their files unless they are told otherwise; ``data.root`` takes its place."""
 
+TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -34,12 +35,15 @@ class TileSet(ABC):
     """A data set on disk, or made on the fly. Constructing one reads nothing.
 
     Attributes:
-        task: what the labels are.
         root: the folder below which the files are looked for.
     """
 
-    task: Task
     root: Path
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """What the labels are."""
 
     @property
     @abstractmethod

@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from mapex_lightning.data.module import BadTileWarning, TileData
+from mapex_lightning.data.cuts import BadTileWarning
+from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule, tiles_of

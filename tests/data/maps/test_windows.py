@@ -127,6 +127,17 @@ def test_pixels_of_another_size_than_the_model_reads_are_refused(tmp_path: Path)
         windows_of({"s2": write(tmp_path, OPTICAL, 20.0)})
 
 
+def test_a_sensor_that_does_not_give_the_grid_is_warped_onto_it(tmp_path: Path) -> None:
+    scenes = {"s1": write(tmp_path, RADAR), "dem": write(tmp_path, HEIGHT, 40.0)}  # the model reads heights at 20 m
+    windows = windows_of(scenes, "pixel", 0.5, RADAR, HEIGHT)
+    number = next(n for n in range(len(windows)) if windows.plan.corner(n) == (16, 24))
+    found = windows[number].images["dem"][0]
+    assert found.shape == (8, 8)
+    # Each pixel of 40 m holds its first corner, 20 m before its middle; the middles here are 10 m after the corners.
+    y, x = np.mgrid[160:320:20.0, 240:400:20.0] + 10.0 - 20.0
+    np.testing.assert_allclose(found, y + x / 1000, atol=1e-2)
+
+
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])
 def test_an_overlap_is_a_share(scenes: dict[str, Scene], overlap: float) -> None:
     with pytest.raises(MapexError, match="from 0 to less than 1"):

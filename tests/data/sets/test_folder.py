@@ -196,6 +196,14 @@ def test_a_mask_value_that_is_no_class_is_refused(folder: Path) -> None:
         tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["dry"]).label("a")
 
 
+@pytest.mark.parametrize(("values", "hint"), [((0, 255), True), ((1, 255), False)])
+def test_a_mask_of_0_and_255_may_mean_1(folder: Path, values: tuple[int, int], *, hint: bool) -> None:
+    raster.write(folder / "a_mask.tif", np.array([[values]], dtype=np.uint8), ["class"], place(20.0))
+    with pytest.raises(MapexError, match=r"Declare 255 as its nodata value") as caught:
+        tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["dry", "water"]).label("a")
+    assert ("or write 1 instead if it stands for water" in str(caught.value)) == hint
+
+
 def test_masks_need_class_names(folder: Path) -> None:
     with pytest.raises(MapexError, match="give `classes`"):
         tiles(folder, "segmentation")

@@ -100,6 +100,15 @@ def test_a_radar_image_alone_lies_on_the_optical_grid_too(root: Path) -> None:
     assert found.transform == tuple(layouts.UTM["transform"])[:6]
 
 
+@pytest.mark.parametrize(
+    "lost", ["S2_2019-01-04_B02", "S1B_IW_GRDH_1SDV_20190105T030823_015607_01D42A_6D09_corrected_VH"]
+)
+def test_an_image_that_does_not_say_where_it_lies_is_named(own: Path, lost: str) -> None:
+    layouts.tiff(own / "0001" / f"{lost}.tif", np.ones((1, 48, 48), np.float32), place={})
+    with pytest.raises(MapexError, match=rf"{lost}\.tif has no coordinate system"):
+        Sen12Flood(own).read("0001_S2_2019-01-04", [S1])
+
+
 def test_radar_of_a_place_without_an_optical_grid_is_left_out(own: Path) -> None:
     for file in (own / "0001").glob("S2_*"):
         file.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -100,9 +101,12 @@ def test_a_table_that_cannot_be_kept_is_an_error_with_a_way_out(shard: Path, tmp
         tar.table_of(shard, tmp_path / "file" / "t.npy", "zarr.zip")
 
 
-def test_a_missing_library_is_named_with_its_extra() -> None:
-    with pytest.raises(MapexError, match=r"needs nosuchthing.*pip install 'mapex-lightning\[shards\]'"):
-        tar.imported("nosuchthing.part")
+def test_a_missing_library_is_named_with_its_extra(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "webdataset.tariterators", None)
+    with pytest.raises(MapexError, match=r"needs the Python package webdataset.*'mapex-lightning\[shards\]'"):
+        tar.table_of(shard, tmp_path / "t.npy", "zarr.zip")
 
 
 def test_a_table_holds_no_objects(shard: Path, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
+from mapex_lightning.data.crs import name_of, parsed
 from mapex_lightning.data.examination.findings import Finding, counted, some
 from mapex_lightning.data.examination.sample import Placed, Sample
-from mapex_lightning.data.ground import name_of
+from mapex_lightning.data.scenes.grid import Grid
 
 SHARE = 0.01
 """Share of a tile that may lie in another in the same coordinate system: less is rounding."""
@@ -114,15 +115,10 @@ def _share(compared: int, samples: Sequence[Sample]) -> str:
 
 def _box(sample: int, placed: Placed, *, degrees: bool) -> _Box | None:
     """The bounds of a tile in its own coordinates, or in degrees; None where they cannot be told."""
-    a, b, c, d, e, f = placed.place.transform
-    rows, columns = placed.shape
-    corners = [(x, y) for x in (0, columns) for y in (0, rows)]
-    xs = [a * x + b * y + c for x, y in corners]
-    ys = [d * x + e * y + f for x, y in corners]
-    bounds = (min(xs), min(ys), max(xs), max(ys))
+    bounds = Grid(*placed.place, *placed.shape).bounds
     if degrees:
         try:
-            bounds = transform_bounds(CRS.from_wkt(placed.place.crs), CRS.from_epsg(4326), *bounds)
+            bounds = transform_bounds(parsed(placed.place.crs), CRS.from_epsg(4326), *bounds)
         except RasterioError:
             return None
     return _Box(sample, placed.key, bounds)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+from mapex_lightning.data.ground import TOLERANCE
 from mapex_lightning.data.maps.plan import Plan
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import STORED, Reading, Scene
@@ -21,14 +22,12 @@ from mapex_lightning.tiles import Tile, Tiles, collate
 Cell = Literal["pixel", "patch", "window"]
 """What a cell of a map is: a pixel has a class of its own, a patch its features, a window its label."""
 
-TOLERANCE = 0.25
-"""How far the pixels of a file may differ from the ground sampling distance of the model, as a share of it."""
-
 
 class Windows(Dataset[Tile]):
     """Square windows of a scene, whose cells together are a map of it.
 
-    The grid is that of the file of the finest sensor, the first among equals; the other sensors are warped onto it.
+    The grid is that of the file of the finest sensor, the first among equals; the other sensors are warped onto it,
+    whatever the size of their pixels.
     Where the model reads a finer sensor that the scene lacks, the grid is as much finer.
 
     Args:
@@ -49,8 +48,8 @@ class Windows(Dataset[Tile]):
         margin: pixels from a window's corner to its first cell.
 
     Raises:
-        MapexError: a scene is none of the modalities, lacks a band, cannot be read, or has pixels of another size than
-            the modality.
+        MapexError: a scene is none of the modalities, lacks a band, cannot be read, or the finest sensor has pixels
+            of another size than its modality.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Windows(Dataset[Tile]):
             case "window":
                 stride = self.step = max(unit, wanted // unit * unit)
                 self.margin = (side - stride) // 2 // unit * unit
-        self.cells = scaled(self.grid, self.step)
+        self.cells = self.grid.scaled(self.step)
         in_cells = (1, 1, 1) if cell == "window" else (pixels // self.step for pixels in (side, stride, unit))
         self.plan = Plan.of(self.cells.height, self.cells.width, *in_cells)
 
@@ -99,7 +98,7 @@ class Windows(Dataset[Tile]):
         images = {}
         for modality in self.modalities:
             if modality.name in self.scenes:
-                pixels = scaled(part, modality.gsd / self.gsd)
+                pixels = part.scaled(modality.gsd / self.gsd)
                 image = self.scenes[modality.name].read(modality.bands, pixels)
                 if np.isfinite(image).any():
                     images[modality.name] = image
@@ -119,16 +118,15 @@ class Windows(Dataset[Tile]):
     def _grid(self) -> Grid:
         here = [modality for modality in self.modalities if modality.name in self.scenes]
         assert len(here) == len(self.scenes) > 0, self.scenes
-        grids = {modality.name: self.scenes[modality.name].grid_of(modality.bands) for modality in here}
-        for modality in here:
-            found = grids[modality.name].gsd
-            if abs(found / modality.gsd - 1) > TOLERANCE:
-                raise MapexError(
-                    f"{self.scenes[modality.name].files[0]} has pixels of {found:.3g} m, and the model reads "
-                    f"{modality.name} at {modality.gsd:g} m. Warp it to that first, for instance with gdalwarp -tr."
-                )
         finest = min(here, key=lambda modality: modality.gsd)
-        return scaled(grids[finest.name], self.gsd / finest.gsd)
+        scene = self.scenes[finest.name]
+        grid = scene.grid_of(finest.bands)
+        if abs(grid.gsd / finest.gsd - 1) > TOLERANCE:
+            raise MapexError(
+                f"{scene.files[0]} has pixels of {grid.gsd:.3g} m, and the model reads {finest.name} at "
+                f"{finest.gsd:g} m, the finest here. Warp it to that first, for instance with gdalwarp -tr."
+            )
+        return grid.scaled(self.gsd / finest.gsd)
 
 
 def scenes_of(
@@ -160,13 +158,6 @@ def scenes_of(
         for one in modalities
         if one.name in files
     }
-
-
-def scaled(grid: Grid, ratio: float) -> Grid:
-    """The same ground in pixels that are `ratio` times as long; the last ones may reach beyond it."""
-    a, b, c, d, e, f = grid.transform
-    height, width = (int(np.ceil(round(side / ratio, 6))) for side in (grid.height, grid.width))
-    return Grid(grid.crs, (a * ratio, b * ratio, c, d * ratio, e * ratio, f), height, width)
 
 
 def _between_patches(wanted: int, unit: int, patch: int) -> int:

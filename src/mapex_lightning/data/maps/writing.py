@@ -9,8 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -20,6 +19,7 @@ from rasterio.shutil import copy
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.data.legend import NODATA, category_names, check_classes, write_legend
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.errors import MapexError
@@ -258,12 +258,8 @@ def write_zarr(part: Path, product: Product, cells: Grid) -> None:
     write_folder_whole(product.path, fill)
 
 
-def _zarr() -> ModuleType:
-    try:
-        import zarr
-    except ImportError as error:
-        raise MapexError("A Zarr store needs zarr: pip install 'mapex-lightning[cubes]'. Or write a .tif.") from error
-    return zarr
+def _zarr() -> Any:
+    return imported("zarr", "cubes", "A map as a Zarr store, unlike one as .tif,")
 
 
 def _check_axes(cells: Grid) -> None:

@@ -19,6 +19,7 @@ import yaml
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data import checksums, raster
+from mapex_lightning.data.codes import decoded
 from mapex_lightning.data.manifest import REQUIRED
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Scene
@@ -118,7 +119,7 @@ class Cutter(NamedTuple):
     def grid(self, modality: Modality, ground: Grid) -> Grid:
         """The pixels of a modality on some of the ground, whose pixels are those of the finest sensor."""
         finest = min(view.modality.gsd for view in self.views)
-        return ground.at(ground.gsd * (modality.gsd / finest))  # pixels of 9.996 m, which pass for 10 m, stay so
+        return ground.scaled(modality.gsd / finest)  # pixels of 9.996 m, which pass for 10 m, stay so
 
     def row(self, number: int, spots: Sequence[Spot]) -> list[dict[str, Any]]:
         """Cuts a row of tiles, or takes them from its record where they are whole."""
@@ -133,18 +134,14 @@ class Cutter(NamedTuple):
 
     def _classes(self, labels: Labels, ground: Grid) -> np.ndarray:
         """Class indexes (H, W) of the codes on the ground of a tile."""
-        stored = labels.scene.read_classes(ground)
-        codes = {IGNORED: IGNORED, **labels.codes}
-        found, at = np.unique(stored, return_inverse=True)
-        for code in found.tolist():
-            if code not in codes:
-                raise MapexError(
-                    f"Mask {labels.scene.files[0]} holds {code}, and classes are given for "
-                    f"{', '.join(map(str, sorted(labels.codes)))}. Add {code}=NAME to --classes, or {code}= to ignore "
-                    "it."
-                )
-        mask: np.ndarray = np.array([codes[code] for code in found.tolist()], dtype=np.int64)[at]
-        return mask.reshape(stored.shape)
+
+        def refusal(code: str) -> MapexError:
+            return MapexError(
+                f"Mask {labels.scene.files[0]} holds {code}, and classes are given for "
+                f"{', '.join(map(str, sorted(labels.codes)))}. Add {code}=NAME to --classes, or {code}= to ignore it."
+            )
+
+        return decoded(labels.scene.read_classes(ground), {IGNORED: IGNORED, **labels.codes}, refusal)
 
     def _file(self, sensor: str, spot: Spot) -> Path:
         return self.out / file_of(sensor, spot.key)

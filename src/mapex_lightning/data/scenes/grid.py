@@ -6,13 +6,13 @@ Rows count from the top, columns from the left, and a transform's six numbers ma
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from rasterio.crs import CRS
 
 from mapex_lightning.data import raster
+from mapex_lightning.data.crs import name_of, parsed, same_crs
 from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 
@@ -82,8 +82,8 @@ class Grid(NamedTuple):
             return side * float(crs.linear_units_factor[1])
         if not crs.is_geographic:
             raise MapexError(
-                f"{name_of(crs)} is a coordinate system without a place on Earth. Give the raster one that has, with "
-                "gdal_edit -a_srs EPSG:NUMBER."
+                f"{name_of(self.crs)} is a coordinate system without a place on Earth. Give the raster one that has, "
+                "with gdal_edit -a_srs EPSG:NUMBER."
             )
         _, bottom, _, top = self.bounds
         return side * METRES_PER_DEGREE * math.sqrt(math.cos(math.radians((bottom + top) / 2)))
@@ -108,8 +108,10 @@ class Grid(NamedTuple):
             gsd: ground sampling distance in metres.
         """
         ratio = gsd / self.gsd
-        if abs(ratio - 1) < 1e-9:
-            return self
+        return self if abs(ratio - 1) < 1e-9 else self.scaled(ratio)
+
+    def scaled(self, ratio: float) -> Grid:
+        """As `at`, in pixels that are `ratio` times as long."""
         a, b, c, d, e, f = self.transform
         height, width = (math.ceil(round(side / ratio, 6)) for side in (self.height, self.width))
         return Grid(self.crs, (a * ratio, b * ratio, c, d * ratio, e * ratio, f), height, width)
@@ -161,19 +163,3 @@ def grid_of(
         )
     a, b, c, d, e, f = transform[:6]
     return Grid(crs.to_wkt(), (a, b, c, d, e, f), *shape)
-
-
-def same_crs(one: str, other: str) -> bool:
-    """Whether two coordinate systems, as WKT, are the same."""
-    return one == other or bool(parsed(one) == parsed(other))
-
-
-def name_of(crs: CRS) -> str:
-    """A coordinate system in a word: its EPSG code or else its name."""
-    return str(crs.to_string() if crs.to_epsg() else crs.to_wkt().split('"')[1])
-
-
-@lru_cache(maxsize=64)
-def parsed(crs: str) -> CRS:
-    """A coordinate system from its WKT."""
-    return CRS.from_wkt(crs)

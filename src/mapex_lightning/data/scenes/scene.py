@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.scenes.cube import Cube, is_cube
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.safe import is_safe, refuse_if_inside, sentinel2
@@ -52,7 +53,7 @@ class Reading:
         if (self.scale, self.offset) != (1.0, 0.0):
             values = values * np.float32(self.scale) + np.float32(self.offset)
         if self.decibels:
-            values = 10 * np.log10(np.where(values > 0, values, np.nan))
+            values = decibels(values)
         return values.astype(np.float32, copy=False)
 
 
@@ -127,7 +128,7 @@ class Scene:
         Args:
             bands: C names, in the order wanted.
             grid: where to; it may reach beyond the scene.
-            resampling: see `mapex_lightning.data.warp.onto`; by default bilinear, or averages onto coarser pixels.
+            resampling: see `onto` in `data.scenes.warp`; by default bilinear, or averages onto coarser pixels.
 
         Returns:
             Shape (C, H, W), float32; NaN where there is no valid pixel.

@@ -149,7 +149,8 @@ class RasterFile(Source):
     def read(self, bands: Sequence[str], part: Part) -> np.ndarray:
         """Pixels of a part."""
         window = Window(part.column, part.row, part.width, part.height)
-        pixels = raster.pixels_of(self.path, self._dataset, [self.bands.index(band) + 1 for band in bands], window)
+        indexes = [self.bands.index(band) + 1 for band in bands]
+        pixels = raster.pixels_of(self.path, self._dataset, indexes, bands, window)
         if self.nodata is not None:
             pixels[pixels == self.nodata] = np.nan
         for image, band in zip(pixels, bands, strict=True):

@@ -12,7 +12,8 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform, transform_bounds
 
-from mapex_lightning.data.scenes.grid import Grid, name_of, parsed
+from mapex_lightning.data.crs import name_of, parsed
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.tileset import SPLITS, Split
 from mapex_lightning.errors import MapexError
 
@@ -132,7 +133,7 @@ def reference(grid: Grid, gsd: float, crs: str | None = None) -> Grid:
     if crs is not None:
         return _covering(grid, gsd, crs)
     if not grid.north_up or not parsed(grid.crs).is_projected:
-        what = "rotated" if parsed(grid.crs).is_projected else f"in degrees ({name_of(parsed(grid.crs))})"
+        what = "rotated" if parsed(grid.crs).is_projected else f"in degrees ({name_of(grid.crs)})"
         raise MapexError(
             f"The scene of the finest sensor is {what}, and tiles are squares of metres. Choose their coordinate "
             f"system, for instance with --crs {utm_of(grid)}."

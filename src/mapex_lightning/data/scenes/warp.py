@@ -15,7 +15,8 @@ from rasterio.transform import Affine
 from rasterio.warp import Resampling as Method
 from rasterio.warp import reproject, transform
 
-from mapex_lightning.data.scenes.grid import Grid, name_of, parsed
+from mapex_lightning.data.crs import name_of, parsed
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.errors import MapexError
 
 Resampling = Literal["bilinear", "nearest", "average"]
@@ -115,7 +116,7 @@ def _under(grid: Grid, source: Grid, margin: int) -> Part:
         there = transform(parsed(grid.crs), parsed(source.crs), x.ravel(), y.ravel())
     except (CRSError, RasterioError) as error:
         raise MapexError(
-            f"There is no way from {name_of(parsed(source.crs))} to {name_of(parsed(grid.crs))} ({error}). "
+            f"There is no way from {name_of(source.crs)} to {name_of(grid.crs)} ({error}). "
             "Warp one with gdalwarp first."
         ) from error
     points = np.array(there)

@@ -1,4 +1,4 @@
-"""Data sets: a file for each that is published, for any of torchgeo's, for your own and for invented scenes."""
+"""Data sets: a file or folder for each that is published, for any of torchgeo's, your own and invented scenes."""
 
 from mapex_lightning.data.sets.benge import BenGe
 from mapex_lightning.data.sets.bigearthnet import BigEarthNet

@@ -12,7 +12,7 @@ import numpy as np
 
 from mapex_lightning.data.sets.published import Entry, Published, Stored
 from mapex_lightning.data.sets.sensors import Sensor
-from mapex_lightning.data.tileset import DATA, SPLITS, Split, Task
+from mapex_lightning.data.tileset import DATA, SPLITS, TASKS, Split, Task
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import S2_BANDS
 from mapex_lightning.tiles import IGNORED, Target
@@ -41,7 +41,6 @@ SENSORS = {
     "dem": Sensor(("elevation",), "metres", 10.0),
 }
 
-_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 # The folders of ben-ge-8k, then those of the archives from which the whole set is put together.
 _FOLDERS = {
     "s1": ("sentinel-1", "BigEarthNet-S1-v1.0"),
@@ -79,6 +78,7 @@ class BenGe(Published):
     """
 
     title = "ben-ge"
+    task: Task = "multiclass"
     classes = CLASSES
     sensors = SENSORS
     codes = CODES
@@ -93,8 +93,8 @@ class BenGe(Published):
         require: Sequence[str] | None = None,
     ) -> None:
         super().__init__(root, require)
-        if task not in _TASKS:
-            raise unknown("task", task, _TASKS, where="of ben-ge")
+        if task not in TASKS:
+            raise unknown("task", task, TASKS, where="of ben-ge")
         if not 0 < share <= 1:
             raise MapexError(f"BenGe's share is a fraction of a patch, above 0 and at most 1; found {share}.")
         self.task = task

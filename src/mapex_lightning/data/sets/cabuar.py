@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from mapex_lightning.data import hdf5
+from mapex_lightning.data.sets import hdf5
 from mapex_lightning.data.sets.published import Entry, Published, beneath
 from mapex_lightning.data.sets.sensors import Sensor
 from mapex_lightning.data.tileset import DATA, Split

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mapex_lightning.data.sets.published import Entry, Published
+from mapex_lightning.data.sets.published import Entry, Published, beneath, places
 from mapex_lightning.data.sets.sensors import Sensor
 from mapex_lightning.data.sets.splits import split_of
 from mapex_lightning.data.tileset import DATA, SPLITS, Split
@@ -129,7 +129,7 @@ def _published(root: Path, pattern: str) -> dict[str, Split]:
     splits: dict[str, Split] = {}
     for split in SPLITS:
         name = pattern.format(split)
-        found = next((folder / name for folder in _places(root) if (folder / name).is_file()), None)
+        found = beneath(root, name)
         if found is None:
             raise MapexError(
                 f"There is no {name} in {root.absolute()} or one level below, and the split is read from it. Fetch it "
@@ -144,15 +144,10 @@ def _published(root: Path, pattern: str) -> dict[str, Split]:
 
 def _candidates(root: Path, names: Sequence[str]) -> Iterator[Path]:
     """Folders of one of the names that hold class folders, the shallowest first."""
-    for folder in _places(root):
+    for folder in places(root):
         for name in names:
             if any((folder / name / one).is_dir() for one in CLASSES):
                 yield folder / name
-
-
-def _places(root: Path) -> list[Path]:
-    """The root and the folders one level below."""
-    return [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
 
 
 def _order(name: str) -> tuple[str, int]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import xarray
 from einops import rearrange
-from rasterio.crs import CRS
 
 from mapex_lightning.data import ground, raster
+from mapex_lightning.data.crs import same_crs
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
-from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.tileset import TASKS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Target, Tile
-
-_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 
 
 class Folder(TileSet):
@@ -55,15 +53,20 @@ class Folder(TileSet):
         root: str | Path | None = None,
         outside: bool = False,
     ) -> None:
-        if task not in _TASKS:
-            raise unknown("task", task, _TASKS)
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
         if task == "segmentation" and not classes:
             raise MapexError("Masks hold class indexes only: give `classes`, the class names by index.")
-        self.task = task
+        self._task = task
         self.manifest = Path(manifest)
         self.root = self.manifest.parent.absolute() if root is None else Path(root)
         self.outside = outside
         self._given = None if classes is None else tuple(classes)
+
+    @property
+    def task(self) -> Task:
+        """The task given."""
+        return self._task
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -98,11 +101,17 @@ class Folder(TileSet):
         files = self._entry(key).files
         self._columns(modalities)
         here = [modality for modality in modalities if modality.name in files]
-        images = {one.name: raster.read(self._path(files[one.name]), one.bands, one.bands) for one in here}
-        self._check_ground(key, images)
+        images, grids = {}, {}
         for modality in here:
-            self._check_pixels(key, modality, images[modality.name])
-        return Tile(key, {name: image.to_numpy() for name, image in images.items()}, self.label(key))
+            image, place = raster.read_placed(self._path(files[modality.name]), modality.bands, modality.bands)
+            images[modality.name] = image
+            if place is not None:
+                grids[modality.name] = Grid(*place, *image.shape[1:])
+        self._check_ground(key, grids)
+        for modality in here:
+            if modality.name in grids:
+                self._check_pixels(key, modality, grids[modality.name])
+        return Tile(key, images, self.label(key))
 
     def label(self, key: str) -> Target | None:
         """The label; for ``segmentation`` the mask is read.
@@ -174,16 +183,17 @@ class Folder(TileSet):
         mask = raster.read_mask(path)
         strange = mask[(mask != IGNORED) & ((mask < 0) | (mask >= len(self.classes)))]
         if strange.size:
+            two = len(self.classes) == 2 and strange[0] == 255 and not (mask == 1).any()
             raise MapexError(
                 f"Mask {path} of tile {key} holds {strange[0]}, and there are {len(self.classes)} classes, 0 to "
-                f"{len(self.classes) - 1}. Declare {strange[0]} as its nodata value or add the class."
+                f"{len(self.classes) - 1}. Declare {strange[0]} as its nodata value or add the class"
+                f"{', or write 1 instead if it stands for ' + self.classes[1] if two else ''}."
             )
         return mask
 
-    def _check_pixels(self, key: str, modality: Modality, image: xarray.DataArray) -> None:
+    def _check_pixels(self, key: str, modality: Modality, grid: Grid) -> None:
         """A sensor at another resolution would be learned as if everything in it were larger or smaller."""
-        place = GeoReference(image.attrs["crs"], image.attrs["transform"])
-        side = ground.side_of(place, (image.sizes["y"], image.sizes["x"])) if place.crs else None
+        side = ground.side_of(grid.place, (grid.height, grid.width))
         if side is not None and ground.off(side, modality.gsd) > ground.TOLERANCE:
             raise MapexError(
                 f"Tile {key}: the pixels of {modality.name} are {side.ground:.3g} m wide by their georeference, and "
@@ -191,17 +201,16 @@ class Folder(TileSet):
                 "`rio warp`."
             )
 
-    def _check_ground(self, key: str, images: dict[str, xarray.DataArray]) -> None:
+    def _check_ground(self, key: str, grids: Mapping[str, Grid]) -> None:
         """Sensors that lie apart would be learned as if they lay together."""
-        placed = {name: image for name, image in images.items() if image.attrs["crs"]}
-        for name, other in pairwise(placed):
-            if not _same_crs(placed[name].attrs["crs"], placed[other].attrs["crs"]):
+        for name, other in pairwise(grids):
+            if not same_crs(grids[name].crs, grids[other].crs):
                 raise MapexError(
                     f"Tile {key}: {name} and {other} have different coordinate systems. "
                     "Warp them to one, for instance with `rio warp`."
                 )
-            gap = np.abs(_corners(placed[name]) - _corners(placed[other])).max()
-            allowed = max(_pixel(placed[one].attrs["transform"]) for one in (name, other)) / 2
+            gap = np.abs(_corners(grids[name]) - _corners(grids[other])).max()
+            allowed = max(_pixel(grids[one].transform) for one in (name, other)) / 2
             if gap > allowed:
                 raise MapexError(
                     f"Tile {key}: {name} and {other} cover different ground, their corners lie up to {gap:g} map units "
@@ -214,14 +223,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(";") if name.strip()]
 
 
-def _same_crs(one: str, other: str) -> bool:
-    return one == other or CRS.from_wkt(one) == CRS.from_wkt(other)
-
-
-def _corners(image: xarray.DataArray) -> np.ndarray:
-    """The first and the last corner of an image on the map: (2, 2)."""
-    transform = rearrange(np.array(image.attrs["transform"]), "(xy term) -> xy term", xy=2)
-    places = np.array([[0, 0, 1], [image.sizes["x"], image.sizes["y"], 1]])
+def _corners(grid: Grid) -> np.ndarray:
+    """The first and the last corner of a grid on the map: (2, 2)."""
+    transform = rearrange(np.array(grid.transform), "(xy term) -> xy term", xy=2)
+    places = np.array([[0, 0, 1], [grid.width, grid.height, 1]])
     return np.asarray(places @ transform.T)
 
 

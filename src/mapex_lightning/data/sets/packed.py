@@ -11,7 +11,7 @@ import numpy as np
 
 from mapex_lightning.data.packed.store import INDEX, MASK, TABLE, Files, Index, decoded
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
-from mapex_lightning.data.tileset import SPLITS, GeoReference, Split, TileSet
+from mapex_lightning.data.tileset import SPLITS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Target, Tile
@@ -34,12 +34,6 @@ class Packed(TileSet):
         self.root = Path(root)
         self._mapped: dict[str, list[np.ndarray]] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        """The task, which the index knows: a data set reads nothing until it is asked for something."""
-        if name == "task":
-            return self.index.task
-        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
-
     def __getstate__(self) -> dict[str, Any]:
         """A worker process gets the folder and maps the files itself."""
         return {"root": self.root, "_mapped": {}}
@@ -52,6 +46,15 @@ class Packed(TileSet):
             MapexError: the folder is no whole store.
         """
         return Index.read(self.root)
+
+    @property
+    def task(self) -> Task:
+        """The task of the data set that was packed.
+
+        Raises:
+            MapexError: the folder is no whole store.
+        """
+        return self.index.task
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -190,7 +193,7 @@ class Packed(TileSet):
 
     @cached_property
     def table(self) -> np.ndarray:
-        """The tiles, a row each; see `mapex_lightning.data.store.table_type`.
+        """The tiles, a row each; see `mapex_lightning.data.packed.store.table_type`.
 
         Raises:
             MapexError: the file is missing or cut short.

@@ -10,7 +10,12 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from mapex_lightning.data import hdf5, raster
+from mapex_lightning.data import raster
+from mapex_lightning.data.codes import decoded
+from mapex_lightning.data.decibels import decibels
+from mapex_lightning.data.scenes.grid import Grid
+from mapex_lightning.data.scenes.scene import Reading, Scene
+from mapex_lightning.data.sets import hdf5
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError, unknown
@@ -196,36 +201,35 @@ def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str
     Raises:
         MapexError: the mask holds a value that has no class.
     """
-    values, at = np.unique(stored, return_inverse=True)
     known = {IGNORED: IGNORED, **codes}
-    for value in values:
-        if int(value) not in known:
-            raise MapexError(
-                f"{named} holds {value}, which is no value of a class of {title}. "
-                f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
-            )
-    mask: np.ndarray = np.array([known[int(value)] for value in values], dtype=np.int64)[at].reshape(stored.shape)
-    return mask
+
+    def refusal(value: str) -> MapexError:
+        return MapexError(
+            f"{named} holds {value}, which is no value of a class of {title}. "
+            f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
+        )
+
+    return decoded(stored, known, refusal)
+
+
+def places(root: Path) -> list[Path]:
+    """A folder and those one level below: where people unpack archives."""
+    return [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
 
 
 def beneath(root: Path, name: str) -> Path | None:
     """A file or folder of this relative path in a folder or one level below; None where there is none."""
-    below = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return next((folder / name for folder in (root, *below) if (folder / name).exists()), None)
-
-
-def decibels(power: np.ndarray) -> np.ndarray:
-    """Backscatter in dB; what is no power, 0 or less, is NaN."""
-    return 10 * np.log10(np.where(power > 0, power, np.nan))
+    return next((folder / name for folder in places(root) if (folder / name).exists()), None)
 
 
 def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
     """Bands (C, H, W) float32 as they are stored."""
     if isinstance(stored, Path):
         names = sensor.described or sensor.bands
-        return raster.pixels(stored, [names[sensor.bands.index(band)] for band in bands], names)
+        return raster.read(stored, [names[sensor.bands.index(band)] for band in bands], names)
     if isinstance(stored, Warped):
-        return raster.read_warped({band: stored.files[band] for band in bands}, stored.onto, sensor.nodata)
+        scene = Scene([stored.files[band] for band in bands], reading=Reading(tuple(bands), sensor.nodata))
+        return scene.read(bands, Grid.of(stored.onto))
     if isinstance(stored, hdf5.Layer):
         pixels = hdf5.read(stored)
         if len(pixels) != len(sensor.bands):

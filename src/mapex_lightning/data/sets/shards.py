@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.data.members import Keys
 from mapex_lightning.data.sets import tar
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
@@ -227,7 +228,8 @@ class Shards(TileSet):
 
 def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -> np.ndarray:
     """Bands (C, H, W) float32 of a Zarr zip, at one time; where there is one time only, it holds for all."""
-    zarr, storage, buffer = (tar.imported(name) for name in ("zarr", "zarr.storage", "zarr.core.buffer.cpu"))
+    modules = ("zarr", "zarr.storage", "zarr.core.buffer.cpu")
+    zarr, storage, buffer = (imported(name, "shards", "A sample of a shard") for name in modules)
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}

@@ -9,32 +9,16 @@ from __future__ import annotations
 
 import tarfile
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 
 TABLES = 128
 """How many tables a process holds: those of the shards that an epoch is in, for every sensor. One is below 1 MB."""
-
-
-def imported(name: str) -> Any:
-    """A module of the extra, imported when it is needed.
-
-    Raises:
-        MapexError: the extra is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MapexError(
-            f"Reading shards needs {name.partition('.')[0]}, which is not installed ({error}): "
-            "pip install 'mapex-lightning[shards]'."
-        ) from error
 
 
 @lru_cache(maxsize=TABLES)
@@ -88,7 +72,7 @@ def read(shard: Path, offset: int, size: int) -> bytes:
 
 def _made(shard: Path, ending: str) -> np.ndarray:
     """The table after a row without a key, which says by size and time of change which shard it is of."""
-    name = imported("webdataset.tariterators").base_plus_ext
+    name = imported("webdataset.tariterators", "shards", f"Shard {shard}").base_plus_ext
     places: dict[str, tuple[int, int]] = {}
     last = "its first member"
     try:

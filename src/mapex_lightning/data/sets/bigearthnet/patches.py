@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapex_lightning.data.sets.extra import imported
+from mapex_lightning.data.extras import imported
 from mapex_lightning.data.tileset import Split
 from mapex_lightning.errors import MapexError
 
+_imported = partial(imported, extra="bigearthnet", wanted="BigEarthNet")
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 _COLUMNS = ["patch_id", "labels", "split", "s1_name"]
 _WORDS = ["split", "labels.list.element", "labels.list.item"]
@@ -39,18 +41,18 @@ class Patches:
         columns = [_read(file) for file in files]
         self.files = tuple(files)
         self._names, self._s1_names = (_joined(columns, name) for name in ("patch_id", "s1_name"))
-        self._order = imported("pyarrow.compute").sort_indices(self._names).to_numpy().astype(np.uint32)
+        self._order = _imported("pyarrow.compute").sort_indices(self._names).to_numpy().astype(np.uint32)
         labels = [chunk for one in columns for chunk in one["labels"].chunks]
         self._labels = np.concatenate([_multi_hot(chunk, tuple(classes)) for chunk in labels])
         splits = [chunk for one in columns for chunk in one["split"].chunks]
         self._split = np.concatenate([_positions(chunk, tuple(_SPLITS), "split") for chunk in splits]).astype(np.int8)
         del columns, labels, splits
-        imported("pyarrow").default_memory_pool().release_unused()  # what decoding took, about 80 MB
+        _imported("pyarrow").default_memory_pool().release_unused()  # what decoding took, about 80 MB
 
     def names(self, split: Split) -> list[str]:
         """The Sentinel-2 names of a split."""
         wanted = [*_SPLITS.values()].index(split)
-        names: list[str] = self._names.filter(imported("pyarrow").array(self._split == wanted)).to_pylist()
+        names: list[str] = self._names.filter(_imported("pyarrow").array(self._split == wanted)).to_pylist()
         return names
 
     def s1_name(self, name: str) -> str:
@@ -85,7 +87,7 @@ class Patches:
 
 def _read(file: Path) -> Any:
     """The columns of one file that are used."""
-    parquet, arrow = imported("pyarrow.parquet"), imported("pyarrow")
+    parquet, arrow = _imported("pyarrow.parquet"), _imported("pyarrow")
     if not file.is_file():
         raise MapexError(f"BigEarthNet's metadata lacks {file}. {_FETCH}.")
     try:
@@ -101,13 +103,13 @@ def _read(file: Path) -> Any:
 
 def _joined(columns: Sequence[Any], name: str) -> Any:
     """A column of text of all files, as one array whatever way of storing text its writer chose."""
-    arrow = imported("pyarrow")
+    arrow = _imported("pyarrow")
     return arrow.concat_arrays([chunk.cast(arrow.string()) for one in columns for chunk in one[name].chunks])
 
 
 def _multi_hot(labels: Any, classes: tuple[str, ...]) -> np.ndarray:
     """N lists of class names as (N, classes) uint8."""
-    counts = imported("pyarrow.compute").list_value_length(labels).to_numpy()
+    counts = _imported("pyarrow.compute").list_value_length(labels).to_numpy()
     hot = np.zeros((len(labels), len(classes)), dtype=np.uint8)
     hot[np.repeat(np.arange(len(labels)), counts), _positions(labels.flatten(), classes, "label")] = 1
     return hot
@@ -115,7 +117,7 @@ def _multi_hot(labels: Any, classes: tuple[str, ...]) -> np.ndarray:
 
 def _positions(words: Any, known: tuple[str, ...], what: str) -> np.ndarray:
     """The position of each word among the known ones."""
-    compute, arrow = imported("pyarrow.compute"), imported("pyarrow")
+    compute, arrow = _imported("pyarrow.compute"), _imported("pyarrow")
     encoded = words.dictionary_encode()
     distinct = encoded.dictionary.cast(arrow.string())
     found = compute.index_in(distinct, value_set=arrow.array(known))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from einops import rearrange
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.errors import MapexError
 
 
@@ -36,10 +36,7 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         MapexError: h5py is not installed, or the file cannot be opened or read.
     """
-    try:
-        h5py = import_module("h5py")
-    except ImportError as error:
-        raise MapexError(f"{path} needs the Python package h5py: run `pip install 'mapex-lightning[hdf5]'`.") from error
+    h5py = imported("h5py", "hdf5", str(path))
     try:
         with h5py.File(path, "r") as file:
             yield file

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapex_lightning.data.sets.extra import imported
+from mapex_lightning.data.extras import imported
 from mapex_lightning.errors import MapexError
+
+_imported = partial(imported, extra="bigearthnet", wanted="BigEarthNet")
 
 AGAIN = "Encode it again with rico-hdl"
 
@@ -25,7 +28,7 @@ def bands(folder: Path, name: str) -> Mapping[str, np.ndarray]:
     Raises:
         MapexError: the LMDB cannot be opened or lacks the name, the entry is damaged, or an optional package is absent.
     """
-    safetensors, safetensors_numpy = imported("safetensors"), imported("safetensors.numpy")
+    safetensors, safetensors_numpy = _imported("safetensors"), _imported("safetensors.numpy")
     with _environment(folder).begin() as transaction:
         value = transaction.get(name.encode())
     if value is None:
@@ -49,7 +52,7 @@ def _environment(folder: Path) -> Any:
     if process != os.getpid():
         if environment is not None:
             environment.close()
-        lmdb = imported("lmdb")
+        lmdb = _imported("lmdb")
         try:
             environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:

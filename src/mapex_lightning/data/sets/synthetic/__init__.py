@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mapex_lightning.data.sets import landscape
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
-from mapex_lightning.data.tileset import SPLITS, Split, Task, TileSet
+from mapex_lightning.data.sets.synthetic import landscape
+from mapex_lightning.data.tileset import SPLITS, TASKS, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality
 from mapex_lightning.tiles import Target, Tile
@@ -25,7 +25,6 @@ _SEES = {
     "rgb": landscape.true_colour,
     "dem": landscape.elevation,
 }
-_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 _SHARE = 0.05
 """A cover is a label of a tile from this share of its area on."""
 
@@ -54,6 +53,8 @@ class Synthetic(TileSet):
         MapexError: an argument is out of range.
     """
 
+    task: Task = "multiclass"
+
     def __init__(
         self,
         task: Task = "multiclass",
@@ -64,8 +65,8 @@ class Synthetic(TileSet):
         missing: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if task not in _TASKS:
-            raise unknown("task", task, _TASKS)
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
         if min(train, val, test) < 0 or size < 8 or not 0 <= missing <= 1 or seed < 0:
             raise MapexError(
                 "Synthetic needs train, val, test and seed of 0 or more, size of 8 or more and missing between 0 and "

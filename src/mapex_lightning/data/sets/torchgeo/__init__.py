@@ -10,16 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mapex_lightning.data.sets import torchgeo_library as library
-from mapex_lightning.data.sets.channels import Channels, pixels_of, target_of
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.sets.splits import split_of
-from mapex_lightning.data.tileset import DATA, SPLITS, GeoReference, Split, Task, TileSet
+from mapex_lightning.data.sets.torchgeo import library
+from mapex_lightning.data.sets.torchgeo.channels import Channels, pixels_of, target_of
+from mapex_lightning.data.tileset import DATA, SPLITS, TASKS, GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Target, Tile
-
-_TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "segmentation")
 
 
 class _Source(NamedTuple):
@@ -60,6 +58,8 @@ class TorchGeo(TileSet):
         MapexError: the settings contradict one another or name an unknown task or split.
     """
 
+    task: Task = "multiclass"  # without classes, which no head can be made for
+
     def __init__(
         self,
         dataset: str,
@@ -75,12 +75,10 @@ class TorchGeo(TileSet):
         root: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        if task is not None and task not in _TASKS:
-            raise unknown("task", task, _TASKS)
+        if task is not None and task not in TASKS:
+            raise unknown("task", task, TASKS)
         if task is None and (target or classes or values or ignore):
-            raise MapexError(
-                f"TorchGeo {dataset}: target, classes, values and ignore need a task: {', '.join(_TASKS)}."
-            )
+            raise MapexError(f"TorchGeo {dataset}: target, classes, values and ignore need a task: {', '.join(TASKS)}.")
         if ignore and task != "segmentation":
             raise MapexError(f"TorchGeo {dataset}: ignore is for the pixels of masks; a {task} label always counts.")
         if values is not None and (classes is None or len(values) != len(classes)):
@@ -97,7 +95,8 @@ class TorchGeo(TileSet):
                 raise unknown("split", name, SPLITS, where="of ours")
         self.dataset, self.sensors, self.arguments = dataset, sensors, arguments or {}
         self.labelled = task is not None
-        self.task = task or "multiclass"  # without classes, which no head can be made for
+        if task is not None:
+            self.task = task
         self.target = target or ("mask" if task == "segmentation" else "label")
         self.values, self.ignore, self.cell, self.seed = values, tuple(ignore), cell, seed
         self.root = DATA if root is None else Path(root)

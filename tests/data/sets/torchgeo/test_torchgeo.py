@@ -6,6 +6,7 @@ import io
 import pickle
 import random
 import re
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,9 @@ from torchgeo import datasets
 
 from mapex_lightning.cli import packaged_configs
 from mapex_lightning.data.module import TileData
-from mapex_lightning.data.sets import torchgeo_library as library
-from mapex_lightning.data.sets.channels import Channels
 from mapex_lightning.data.sets.eurosat import EuroSAT
-from mapex_lightning.data.sets.torchgeo import TorchGeo
+from mapex_lightning.data.sets.torchgeo import TorchGeo, library
+from mapex_lightning.data.sets.torchgeo.channels import Channels
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality, modalities
@@ -340,12 +340,9 @@ def test_all_that_runs_code_from_files_is_refused() -> None:
     }
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
-        raise ModuleNotFoundError(name="requests")
-
-    monkeypatch.setattr(library, "import_module", fail)
-    with pytest.raises(MapexError, match=r"package requests: run `pip install 'mapex-lightning\[torchgeo\]' requests`"):
+def test_torchgeo_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchgeo.datasets", None)
+    with pytest.raises(MapexError, match=r"package torchgeo: run `pip install 'mapex-lightning\[torchgeo\]'`"):
         a_set().keys("train")
 
 

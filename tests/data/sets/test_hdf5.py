@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mapex_lightning.data import hdf5
-from mapex_lightning.data.hdf5 import Layer
+from mapex_lightning.data.sets import hdf5
+from mapex_lightning.data.sets.hdf5 import Layer
 from mapex_lightning.errors import MapexError
 
 

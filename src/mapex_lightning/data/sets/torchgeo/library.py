@@ -7,16 +7,19 @@ import random
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 
+from mapex_lightning.data.extras import imported
 from mapex_lightning.data.sets.sensors import Sensor
 from mapex_lightning.errors import MapexError, unknown
+
+_imported = partial(imported, extra="torchgeo", wanted="TorchGeo")
 
 UNSAFE = {"SKIPPD": "it unpickles what lies in its files, which can run any code"}
 """Data sets that are never opened, and why."""
@@ -229,14 +232,3 @@ def _sentence(error: Exception) -> str:
     """What an error says, in one line with a full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _imported(name: str) -> Any:
-    """A module of the extra, imported when it is needed."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        missing = (error.name or name).partition(".")[0]
-        raise MapexError(
-            f"TorchGeo needs the Python package {missing}: run `pip install 'mapex-lightning[torchgeo]' {missing}`."
-        ) from error

@@ -19,8 +19,7 @@ import rasterio
 from pyarrow import parquet
 from safetensors.numpy import save
 
-from mapex_lightning.data.sets import rico
-from mapex_lightning.data.sets.bigearthnet import CLASSES, CODES, BigEarthNet
+from mapex_lightning.data.sets.bigearthnet import CLASSES, CODES, BigEarthNet, rico
 from mapex_lightning.data.tileset import SPLITS
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, S2_BANDS, modalities

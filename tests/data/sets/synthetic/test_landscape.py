@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mapex_lightning.data.sets import landscape
-from mapex_lightning.data.sets.landscape import COVERS, Cover, Landscape
+from mapex_lightning.data.sets.synthetic import landscape
+from mapex_lightning.data.sets.synthetic.landscape import COVERS, Cover, Landscape
 from mapex_lightning.modality import S2_BANDS
 
 SIZE = 24

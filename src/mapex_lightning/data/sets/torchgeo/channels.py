@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.codes import decoded
+from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.tiles import IGNORED, Target
@@ -139,24 +141,22 @@ def _valid(stored: np.ndarray, channels: Channels) -> np.ndarray | None:
     invalid = ~np.isfinite(stored) if channels.nodata is None else ~np.isfinite(stored) | (stored == channels.nodata)
     pixels: np.ndarray = stored * np.float32(channels.scale) + np.float32(channels.offset)
     if channels.decibels:
-        invalid |= ~(pixels > 0)
-        pixels = 10 * np.log10(pixels, where=~invalid, out=np.zeros_like(pixels))
+        pixels = decibels(pixels)
     pixels[invalid] = np.nan
-    return None if invalid.all() else pixels
+    return None if np.isnan(pixels).all() else pixels
 
 
 def _indexes(stored: np.ndarray, values: Sequence[int], ignore: Sequence[int], key: str, owner: str) -> np.ndarray:
     """Class indexes (H, W) int64 of stored values; what is ignored and what is NaN becomes `IGNORED`."""
-    found, at = np.unique(stored, return_inverse=True)
-    codes = {float(value): index for index, value in enumerate(values)} | {float(value): IGNORED for value in ignore}
-    for value in found[~np.isnan(found)]:
-        if float(value) not in codes:
-            raise MapexError(
-                f"The label {key} of {owner} holds {value:g}, which stands for no class: classes are stored as "
-                f"{', '.join(map(str, values))}. Correct classes and values, or name it in ignore if it is no class."
-            )
-    indexes: np.ndarray = np.array([codes.get(float(value), IGNORED) for value in found], dtype=np.int64)
-    return indexes[at].reshape(stored.shape)
+    codes = {value: index for index, value in enumerate(values)} | dict.fromkeys(ignore, IGNORED)
+
+    def refusal(value: str) -> MapexError:
+        return MapexError(
+            f"The label {key} of {owner} holds {value}, which stands for no class: classes are stored as "
+            f"{', '.join(map(str, values))}. Correct classes and values, or name it in ignore if it is no class."
+        )
+
+    return decoded(stored, codes, refusal)
 
 
 def _arrays(sample: Mapping[str, Any]) -> list[str]:

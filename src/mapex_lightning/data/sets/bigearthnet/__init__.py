@@ -12,11 +12,11 @@ import numpy as np
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.one_grid import on_one_grid
-from mapex_lightning.data.sets import rico
-from mapex_lightning.data.sets.patches import Patches
+from mapex_lightning.data.sets.bigearthnet import rico
+from mapex_lightning.data.sets.bigearthnet.patches import Patches
 from mapex_lightning.data.sets.published import recoded
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
-from mapex_lightning.data.tileset import GeoReference, Split, TileSet
+from mapex_lightning.data.tileset import GeoReference, Split, Task, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import S2_BANDS, Modality
 from mapex_lightning.tiles import IGNORED, Target, Tile
@@ -107,6 +107,8 @@ class BigEarthNet(TileSet):
     Raises:
         MapexError: the task is another.
     """
+
+    task: Task = "multilabel"
 
     def __init__(
         self,
