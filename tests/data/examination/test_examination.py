@@ -580,3 +580,17 @@ def test_an_offset_is_not_taken_for_another_level(tmp_path: Path) -> None:
     told = [finding.sentence for finding in found(plan, tmp_path) if finding.mark != "ok"]
     assert any("offset of 1,000" in sentence for sentence in told)
     assert not any("level 1C" in sentence for sentence in told)
+
+
+def test_classes_are_counted_in_all_sets_together(tmp_path: Path) -> None:
+    sets = []
+    for name in ("Forest", "Water"):
+        plan = healthy()
+        plan.classes = ["Forest", "Water"]
+        for row in plan.rows:
+            row.label = name
+        (tmp_path / name).mkdir()
+        sets.append(plan.write(tmp_path / name))
+    (told,) = (finding for finding in examine(sets, SENSORS, EXTENT, wanted=True) if finding.check == "classes")
+    assert told.mark == "ok"
+    assert "Folder (set 1), Folder (set 2): 2 classes, 6 tiles each in train" in told.sentence
