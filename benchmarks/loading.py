@@ -2,6 +2,7 @@
 
     python -m benchmarks.loading DIR_OF_EUROSAT --threads 1 --clock processor
     python -m benchmarks.loading DIR_OF_EUROSAT --threads 1 --workers 0 1 2
+    python -m benchmarks.loading DIR_OF_EUROSAT --threads 1 --clock processor --steps 0
 
 The floor copies batches of 64 tiles (13 bands, 64 x 64, uint16) out of a file that is mapped into memory. Ours go
 through `TileData` with its shuffling, crops and symmetries; *packed, finished* adds what happens on the device, here a
@@ -9,7 +10,8 @@ CPU: turning, float32, NaN. torchgeo's data set and the bare formats (LMDB, Zarr
 shuffling and no more. Files are in the page cache. With processor time the figures are tiles per second and core; that
 of workers is counted, their start included.
 
-The second table is a pre-training of preset nano: tiles per second, and the share of its time that it waits for data.
+The second table is a pre-training of preset nano: tiles per second, and the share of its time that it waits for data;
+0 steps leave it out. `benchmarks.pairs` reads BigEarthNet and shards, `benchmarks.opening` what comes before the first.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from benchmarks.measure import Candidate, alternate, begin, options, ratio, spread, table
+from benchmarks.measure import Candidate, Clock, alternate, begin, options, ratio, spread, table
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.packed.packing import Packing, pack
@@ -101,9 +103,16 @@ class Bare(Dataset[np.ndarray]):
         return self.get(index)
 
 
-def through_tiledata(source: TileSet, tiles: int, workers: int, finish: bool = False) -> None:
+def through_tiledata(
+    source: TileSet,
+    tiles: int,
+    workers: int,
+    finish: bool = False,
+    modalities: Sequence[Modality] = (L1C,),
+    side: int = SIDE,
+) -> None:
     """A pass of training through the tiles of a set."""
-    data = TileData([source], [L1C], SIDE, BATCH, workers, weights=[1.0], draws=tiles)
+    data = TileData([source], list(modalities), side, BATCH, workers, weights=[1.0], draws=tiles)
     for batch in data.train_dataloader():
         if finish:
             data.on_after_batch_transfer(batch, 0)
@@ -121,14 +130,20 @@ def stacked(tiles: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(tiles))
 
 
-def copied(pixels: np.ndarray, tiles: int, workers: int) -> None:
+def copied(sensors: Sequence[np.ndarray], tiles: int, workers: int) -> None:
     """The floor: batch after batch, of which the last is held while the next is copied, as in any loop."""
-    held = None
-    starts = range(0, len(pixels) - BATCH + 1, BATCH)
+    held: list[np.ndarray] = []
+    starts = range(0, len(sensors[0]) - BATCH + 1, BATCH)
     for number in range(tiles // BATCH):
         start = starts[number % len(starts)]
-        held = np.array(pixels[start : start + BATCH])
+        held = [np.array(pixels[start : start + BATCH]) for pixels in sensors]
     del held
+
+
+def mapped(store: Packed) -> list[np.ndarray]:
+    """The pixels of each sensor of a store, as far as its first file, mapped into memory."""
+    files = [next(iter(store.files(name).tiles)) for name in store.index.sensors]
+    return [np.asarray(np.load(store.root / file, mmap_mode="r")) for file in files]
 
 
 def layouts(eurosat: Path, folder: Path) -> dict[str, Layout]:
@@ -137,10 +152,9 @@ def layouts(eurosat: Path, folder: Path) -> dict[str, Layout]:
     keys = [key for split in SPLITS for key in source.keys(split, [L1C])]
     pack(Packing(source, (L1C,), folder / "packed"))
     store = Packed(folder / "packed")
-    (file,) = store.files("l1c").tiles
-    pixels = np.asarray(np.load(folder / "packed" / file, mmap_mode="r"))
+    (pixels,) = mapped(store)
     found = {
-        FLOOR: Layout(MANY, partial(copied, pixels, MANY)),
+        FLOOR: Layout(MANY, partial(copied, [pixels], MANY)),
         "packed": Layout(MANY, partial(through_tiledata, store, MANY)),
         "packed, finished": Layout(MANY, partial(through_tiledata, store, MANY, finish=True)),
         "GeoTIFF, EuroSAT": Layout(FEW, partial(through_tiledata, source, FEW)),
@@ -226,8 +240,10 @@ def zarr(eurosat: Path, pixels: np.ndarray, folder: Path) -> Layout:
     return Layout(FEW, lambda workers: through_loader(Bare(len(pixels), lambda n: source[n]), FEW, workers, stacked))
 
 
-def measured(found: Mapping[str, Layout], workers: Sequence[int], given: argparse.Namespace, clock: Any) -> str:
-    """Reads all layouts by turns; the table of tiles per second, of their ratios to the floor and to torchgeo."""
+def measured(
+    found: Mapping[str, Layout], workers: Sequence[int], given: argparse.Namespace, clock: Clock, peer: str = PEER
+) -> str:
+    """Reads all layouts by turns; the table of tiles per second, of their ratios to the floor and to a peer."""
     device = torch.device("cpu")
     rows = {name: [name] for name in found}
     for number in workers:
@@ -237,11 +253,11 @@ def measured(found: Mapping[str, Layout], workers: Sequence[int], given: argpars
         for name, each in seconds.items():
             rows[name].append(f"{1 / spread(each).median:,.0f}")
             if number == 0:
-                rows[name].append(f"{ratio(seconds[FLOOR], each).median:.3f}")
-                rows[name].append(f"{ratio(seconds[PEER], each).median:.1f}" if PEER in seconds else "")
+                rows[name].append(f"{ratio(seconds[FLOOR], each).median:.4f}")
+                rows[name].append(f"{ratio(seconds[peer], each).median:.2f}" if peer in seconds else "")
     columns = ["layout"]
     for number in workers:
-        columns += ["tiles/s", "/ floor", "/ torchgeo"] if number == 0 else [f"{number} workers"]
+        columns += ["tiles/s", "/ floor", f"/ {peer}"] if number == 0 else [f"{number} workers"]
     return table(columns, list(rows.values()))
 
 
@@ -269,20 +285,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("eurosat", type=Path, help="the folder that holds EuroSAT_MS")
     parser.add_argument("--workers", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=20, help="of each pre-training")
+    parser.add_argument("--steps", type=int, default=20, help="of each pre-training; 0 for none")
     options(parser, rounds=9)
     given = parser.parse_args(words)
     clock = begin(given, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         print(measured(layouts(given.eurosat, Path(folder)), given.workers, given, clock), flush=True)
         rows = []
-        for name, source in {
-            "packed": Packed(Path(folder) / "packed"),
-            "GeoTIFF, EuroSAT": EuroSAT(given.eurosat),
-        }.items():
+        sources = {"packed": Packed(Path(folder) / "packed"), "GeoTIFF, EuroSAT": EuroSAT(given.eurosat)}
+        for name, source in sources.items() if given.steps else ():
             speed, share = waited(source, given.steps)
             rows.append([name, f"{speed:.0f}", f"{100 * share:.1f} %"])
-    print(f"\n{table(['pre-training nano from', 'tiles/s', 'waiting'], rows)}", flush=True)
+    if rows:
+        print(f"\n{table(['pre-training nano from', 'tiles/s', 'waiting'], rows)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ import torch
 
 from benchmarks.encoder import family, vit_of
 from benchmarks.measure import Candidate, alternate, begin, options, ratio, spread, table
+from mapex_lightning.__main__ import LIGHT
 from mapex_lightning.checkpoint import save
 from mapex_lightning.model.config import PRESETS
 
-COMMANDS = ("mapex", "mapex prune", "mapex info", "mapex fit")
+COMMANDS = ("mapex", *(f"mapex {name}" for name in (*LIGHT, "fit", "predict")))
 """Whose ``--help`` is timed."""
 
 ENCODER = """

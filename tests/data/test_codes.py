@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mapex_lightning.data.codes import decoded
+from mapex_lightning.data.codes import class_indexes
 from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import IGNORED
 
@@ -15,13 +15,13 @@ CODES = {10: 0, 95: 1, 0: IGNORED}
 @pytest.mark.parametrize("kind", ["uint8", "int16", "float32"])
 def test_each_value_becomes_its_class(kind: str) -> None:
     stored = np.array([[10, 95], [0, 10]], dtype=kind)
-    found = decoded(stored, CODES, MapexError)
+    found = class_indexes(stored, CODES, MapexError)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, [[0, 1], [IGNORED, 0]])
 
 
 def test_what_does_not_count_goes_on_not_to_count() -> None:
-    np.testing.assert_array_equal(decoded(np.array([0, np.nan, 95]), CODES, MapexError), [IGNORED, IGNORED, 1])
+    np.testing.assert_array_equal(class_indexes(np.array([0, np.nan, 95]), CODES, MapexError), [IGNORED, IGNORED, 1])
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ def test_what_does_not_count_goes_on_not_to_count() -> None:
 )
 def test_a_value_without_a_class_is_named(value: float, named: str) -> None:
     with pytest.raises(MapexError, match=f"^found {named}$"):
-        decoded(np.array([10, value]), CODES, lambda value: MapexError(f"found {value}"))
+        class_indexes(np.array([10, value]), CODES, lambda value: MapexError(f"found {value}"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapex_lightning.data.sampler import TOGETHER, EpochSampler
+from mapex_lightning.data.sampler import STRETCH, TOGETHER, EpochSampler
 
 counts, worlds, seeds, epochs = st.integers(0, 60), st.integers(1, 7), st.integers(0, 99), st.integers(0, 99)
 
@@ -147,3 +147,11 @@ def test_an_epoch_of_draws_may_be_shorter_or_longer_than_the_set(draws: int) -> 
     ]
     assert [len(share) for share in shares] == [draws // 2] * 2
     assert all(0 <= index < 10 for share in shares for index in share)
+
+
+def test_a_long_order_is_whole_from_any_place() -> None:
+    sampler = EpochSampler([[2 * STRETCH + 1]], shuffle=False)
+    assert taken(sampler) == list(range(2 * STRETCH + 1))
+    sampler.skip(0, STRETCH - 1)
+    assert taken(sampler) == list(range(STRETCH - 1, 2 * STRETCH + 1))
+    assert all(type(index) is int for _, index in sampler)

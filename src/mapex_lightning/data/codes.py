@@ -10,7 +10,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.tiles import IGNORED
 
 
-def decoded(stored: np.ndarray, codes: Mapping[int, int], refusal: Callable[[str], MapexError]) -> np.ndarray:
+def class_indexes(stored: np.ndarray, codes: Mapping[int, int], refusal: Callable[[str], MapexError]) -> np.ndarray:
     """The class index of every pixel.
 
     Args:

@@ -221,15 +221,19 @@ class TileData(LightningDataModule):
 
     def georeference(self, name: str) -> GeoReference | None:
         """Where the crop of a tile of the predicted split lies, if its data set says."""
-        source = next((source for source, key in self.members(self.predict_split) if key == name), None)
+        source = self._sources.get(name)
         place = None if source is None else source.georeference(name)
         if source is None or place is None:
             return None
         tile = source.read(name, self._offered(source))
         finest = min(modality.gsd for modality in self.modalities)
         row, column = (metres / finest for metres in corner_of(tile, self.modalities, self.extent))
-        a, b, c, d, e, f = place.transform
-        return GeoReference(place.crs, (a, b, c + a * column + b * row, d, e, f + d * column + e * row))
+        return place.at(row, column)
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, TileSet]:
+        """The first data set with each name of the predicted split."""
+        return {key: source for source, key in reversed(self.members(self.predict_split))}
 
     def _whole(self, split: Split) -> Cuts:
         """A split for evaluation: centre crops, and no tile may be unreadable."""

@@ -13,6 +13,9 @@ from torch.utils.data import Sampler
 TOGETHER = 8
 """How many shards are shuffled together: enough to mix, few enough that files and their tables stay at hand."""
 
+STRETCH = 4096
+"""How many tiles of an order are Python numbers at a time."""
+
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index), so that workers know the epoch for their augmentations.
@@ -70,7 +73,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """The tiles of this rank in this epoch."""
         mine = self._order()[self.rank :: self.world][: len(self)]
         epoch, seen = self.skipped
-        return ((self.epoch, index) for index in mine[seen if epoch == self.epoch else 0 :].tolist())
+        mine = mine[seen if epoch == self.epoch else 0 :]
+        # A list of all would take five times the memory of the array.
+        stretches = (mine[at : at + STRETCH].tolist() for at in range(0, len(mine), STRETCH))
+        return ((self.epoch, index) for stretch in stretches for index in stretch)
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import yaml
-from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.tileset import TileSet
+from mapex_lightning.data.workers import in_order
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 
@@ -219,12 +220,9 @@ def measure(
         progress: called with the number of tiles done so far, from time to time.
     """
     size = min(_PART, max(1, -(-len(keys) // max(1, workers))))
-    parts = _Parts(source, [keys[start : start + size] for start in range(0, len(keys), size)], modalities)
+    parts = [keys[start : start + size] for start in range(0, len(keys), size)]
     found = Measured({modality.name: Statistics(modality.bands) for modality in modalities}, ())
-    loader: DataLoader[Measured] = DataLoader(
-        parts, batch_size=None, num_workers=min(workers, len(parts)), collate_fn=_as_it_is
-    )
-    for done, part in enumerate(loader, start=1):
+    for done, part in enumerate(in_order(partial(_part, source, modalities), parts, workers), start=1):
         for name, its in part.statistics.items():
             found.statistics[name].merge(its)
         found = found._replace(unread=(*found.unread, *part.unread))
@@ -233,32 +231,19 @@ def measure(
     return found
 
 
-class _Parts(Dataset[Measured]):
-    """The statistics of a part of the tiles as an item, so that a DataLoader shares them out."""
-
-    def __init__(self, source: TileSet, parts: Sequence[Sequence[str]], modalities: Sequence[Modality]) -> None:
-        self.source, self.parts, self.modalities = source, parts, modalities
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, number: int) -> Measured:
-        statistics = {modality.name: Statistics(modality.bands) for modality in self.modalities}
-        unread = []
-        for key in self.parts[number]:
-            try:
-                tile = self.source.read(key, self.modalities)
-            except MapexError as error:
-                unread.append(str(error))
-                continue
-            for name, image in tile.images.items():
-                statistics[name].update(image)
-        return Measured(statistics, tuple(unread))
-
-
-def _as_it_is(part: Any) -> Any:
-    """In place of the DataLoader's own way with numpy arrays, which makes tensors of them."""
-    return part
+def _part(source: TileSet, modalities: Sequence[Modality], keys: Sequence[str]) -> Measured:
+    """The statistics of a part of the tiles."""
+    statistics = {modality.name: Statistics(modality.bands) for modality in modalities}
+    unread = []
+    for key in keys:
+        try:
+            tile = source.read(key, modalities)
+        except MapexError as error:
+            unread.append(str(error))
+            continue
+        for name, image in tile.images.items():
+            statistics[name].update(image)
+    return Measured(statistics, tuple(unread))
 
 
 def with_statistics(modality: Modality, statistics: Statistics, digits: int = 5) -> Modality:

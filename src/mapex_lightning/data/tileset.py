@@ -30,6 +30,11 @@ class GeoReference(NamedTuple):
     crs: str
     transform: tuple[float, float, float, float, float, float]
 
+    def at(self, row: float, column: float) -> GeoReference:
+        """Where a part lies whose first pixel has this row and column, which may be fractions."""
+        a, b, c, d, e, f = self.transform
+        return GeoReference(self.crs, (a, b, a * column + b * row + c, d, e, d * column + e * row + f))
+
 
 class TileSet(ABC):
     """A data set on disk, or made on the fly. Constructing one reads nothing.

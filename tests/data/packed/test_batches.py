@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from mapex_lightning.data.members import Keys, Members
 from mapex_lightning.data.module import Batch, TileData
-from mapex_lightning.data.packed.batches import Rows, Stored, turned
+from mapex_lightning.data.packed.batches import PackedMembers, Rows, Stored, turned
 from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.sets.packed import Packed
@@ -212,3 +213,15 @@ def test_the_code_of_invalid_pixels_is_nan_and_no_other_number_is() -> None:
     assert batch[1, 0].isnan().tolist() == [[True, False], [False, False]]
     assert batch[1, 0].nan_to_num(-1).tolist() == [[-1, 65534], [0, 1]]
     assert not batch[0].any()
+
+
+def test_members_beside_packed_ones_are_not_touched(tmp_path: Path) -> None:
+    def never(shard: int, place: int) -> str:
+        raise AssertionError((shard, place))
+
+    packed = store(Made(), tmp_path)
+    keys = packed.keys("train")
+    members = Members(((Made(), Keys([5, 6], never)), (packed, keys)))
+    found = PackedMembers(members, SENSORS, 80.0)
+    assert found.store.tolist() == [-1] * 11 + [0] * len(keys)
+    assert found.tile.tolist() == [-1] * 11 + [packed.number(key) for key in keys]

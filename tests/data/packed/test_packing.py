@@ -55,7 +55,7 @@ def test_a_store_holds_what_was_packed(task: Task, labelled: bool, tmp_path: Pat
     assert (store.task, store.classes) == (source.task, source.classes)
     for split in SPLITS:
         for wanted in (None, SENSORS, [RADAR], [OPTICAL, HEIGHT]):
-            assert store.keys(split, wanted) == source.keys(split, wanted)
+            assert list(store.keys(split, wanted)) == source.keys(split, wanted)
         for key in source.keys(split):
             same(source.read(key, SENSORS), store.read(key, SENSORS))
             assert store.georeference(key) == source.georeference(key)
@@ -211,7 +211,7 @@ def test_the_place_of_a_centre_is_where_it_was_cut_out(tmp_path: Path) -> None:
 def test_a_store_of_some_sensors_holds_the_tiles_that_have_one(tmp_path: Path) -> None:
     source = Made()
     pack(Packing(source, (RADAR,), tmp_path))
-    assert Packed(tmp_path).keys("train") == source.keys("train", [RADAR])
+    assert list(Packed(tmp_path).keys("train")) == source.keys("train", [RADAR])
     assert not Packed(tmp_path).offers(OPTICAL)
 
 

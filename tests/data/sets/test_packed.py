@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mapex_lightning.data.members import Members
+from mapex_lightning.data.packed.batches import PackedMembers
 from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.errors import MapexError
@@ -59,6 +61,25 @@ def test_an_unknown_tile_is_named_with_one_that_there_is(store: Packed) -> None:
     for ask in (store.label, store.georeference, lambda key: store.read(key, [RADAR])):
         with pytest.raises(MapexError, match=r"has no tile 'x'\. Its tiles are named like tile 0, Straße"):
             ask("x")
+
+
+def test_the_ids_of_a_split_are_a_sequence_like_any(store: Packed) -> None:
+    keys, listed = store.keys("train"), Made("segmentation").keys("train")
+    assert list(keys) == listed
+    assert list(keys[1:-1:2]) == listed[1:-1:2]
+    assert (keys[-1], listed[0] in keys, "tile" in keys) == (listed[-1], True, False)
+    assert list(pickle.loads(pickle.dumps(keys))) == listed
+    with pytest.raises(IndexError):
+        keys[len(listed)]
+
+
+def test_no_string_is_kept_for_a_tile(store: Packed) -> None:
+    keys = store.keys("train")
+    before = len(pickle.dumps(keys))
+    assert [store.label(key) is None for key in keys]
+    assert PackedMembers(Members(((store, keys),)), [OPTICAL], 80.0).tile.tolist() == keys.numbers.tolist()
+    assert len(pickle.dumps(keys)) == before
+    assert not [one for one in vars(store).values() if isinstance(one, dict) and KEY in one]
 
 
 def test_what_goes_to_another_process_is_the_folder_and_no_pixel(store: Packed) -> None:

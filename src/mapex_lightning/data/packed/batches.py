@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mapex_lightning.data.members import Members
 from mapex_lightning.data.packed.store import MASK
-from mapex_lightning.data.sets.packed import Packed
+from mapex_lightning.data.sets.packed import Names, Packed
 from mapex_lightning.data.tileset import TileSet
 from mapex_lightning.data.transforms import room, start
 from mapex_lightning.errors import MapexError
@@ -179,11 +179,6 @@ class Cutter:
         return certain
 
     @cached_property
-    def names(self) -> np.ndarray:
-        """The ids of all tiles, as bytes."""
-        return np.ascontiguousarray(self.source.table["name"])
-
-    @cached_property
     def rows(self) -> dict[str, np.ndarray]:
         """Per sensor, and for masks, the rows of all tiles: a column of the table, close together in memory."""
         names = {square.name for square in [*self.squares.values(), *([self.mask] if self.mask else [])]}
@@ -277,13 +272,14 @@ class PackedMembers:
         stores = [one for one in dict.fromkeys(source for source, _ in parts) if isinstance(one, Packed)]
         self.cutters = [Cutter(one, [m for m in modalities if one.offers(m)], modalities, extent) for one in stores]
         number = {store: at for at, store in enumerate(stores)}
-        self.store, self.tile = np.zeros((2, len(members) if stores else 0), dtype=np.int64) - 1
+        count = len(members) if stores else 0
+        self.store, self.tile = np.full(count, -1, dtype=np.int16), np.full(count, -1, dtype=np.int64)
         end = 0
         for source, keys in parts if stores else ():
             here, end = slice(end, end + len(keys)), end + len(keys)
             if isinstance(source, Packed):
                 self.store[here] = number[source]
-                self.tile[here] = [source.number(key) for key in keys]
+                self.tile[here] = keys.numbers if isinstance(keys, Names) else [source.number(key) for key in keys]
 
     def __bool__(self) -> bool:
         return bool(self.cutters)
@@ -328,7 +324,7 @@ def gathered(
     unlabelled: list[str] = []
     names = [""] * (sum(len(part.tiles) for part in parts) + len(others))
     for cutter, tiles, places, draws in parts:
-        for place, name in zip(places.tolist(), cutter.names[tiles].tolist(), strict=True):
+        for place, name in zip(places.tolist(), cutter.source.names[tiles].tolist(), strict=True):
             names[place] = name.decode()
         found, mask = cutter.images(tiles, places, draws)
         for name, part in found.items():

@@ -6,12 +6,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data.checksums import digest, write_digests
 from mapex_lightning.data.packed.store import (
@@ -28,6 +28,7 @@ from mapex_lightning.data.packed.store import (
 )
 from mapex_lightning.data.tileset import SPLITS, GeoReference, TileSet
 from mapex_lightning.data.transforms import corner_of, crop
+from mapex_lightning.data.workers import in_order
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text, write_whole
 from mapex_lightning.modality import Modality
@@ -95,7 +96,7 @@ def pack(packing: Packing, told: Told = lambda done, of: None) -> Index:
         note = notes / f"{number:05d}.json"
         these = [key for _, key in keys[first : first + plan["per_file"]]]
         if not note.is_file():
-            tiles = _told(_read(packing, these), first, len(keys), told)
+            tiles = _told(in_order(partial(_tile, packing), these, packing.workers), first, len(keys), told)
             write_text(note, _write_part(packing, number, tiles, shapes))
         parts.append(_Part(**json.loads(note.read_text(encoding="utf-8"))))
         shapes |= parts[-1].shapes
@@ -126,27 +127,18 @@ class _Part:
     places: list[tuple[int, list[float]] | None]
 
 
-class _Tiles(Dataset[tuple[Tile, GeoReference | None]]):
-    """The tiles to pack, each with its place."""
-
-    def __init__(self, packing: Packing, keys: Sequence[str]) -> None:
-        self.packing, self.keys = packing, keys
-        self.finest = min(modality.gsd for modality in packing.modalities)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, number: int) -> tuple[Tile, GeoReference | None]:
-        source, modalities, size = self.packing.source, self.packing.modalities, self.packing.size
-        tile, place = source.read(self.keys[number], modalities), source.georeference(self.keys[number])
-        if size is None:
-            return tile, place
-        extent = size * self.finest
-        if place is not None:
-            row, column = (metres / self.finest for metres in corner_of(tile, modalities, extent))
-            a, b, c, d, e, f = place.transform
-            place = place._replace(transform=(a, b, c + a * column + b * row, d, e, f + d * column + e * row))
-        return crop(tile, modalities, extent, None), place
+def _tile(packing: Packing, key: str) -> tuple[Tile, GeoReference | None]:
+    """A tile as it is packed, with its place."""
+    source, modalities = packing.source, packing.modalities
+    tile, place = source.read(key, modalities), source.georeference(key)
+    if packing.size is None:
+        return tile, place
+    finest = min(modality.gsd for modality in modalities)
+    extent = packing.size * finest
+    if place is not None:
+        row, column = (metres / finest for metres in corner_of(tile, modalities, extent))
+        place = place.at(row, column)
+    return crop(tile, modalities, extent, None), place
 
 
 def _check(packing: Packing, keys: Sequence[str]) -> None:
@@ -165,7 +157,7 @@ def _check(packing: Packing, keys: Sequence[str]) -> None:
 
 def _plan(packing: Packing, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """What must be the same when packing goes on."""
-    tile, _ = _Tiles(packing, [keys[0][1]])[0]
+    tile, _ = _tile(packing, keys[0][1])
     name, image = next(iter(tile.images.items()))
     gsd = next(modality.gsd for modality in packing.modalities if modality.name == name)
     ground = image.shape[-2] * image.shape[-1] * gsd**2
@@ -205,17 +197,6 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
         what = "a packed store already" if (out / INDEX).is_file() else "something else"
         raise MapexError(f"{out} holds {what}. Remove it, or give another folder with --out.")
     write_text(noted, json.dumps(plan, indent=1) + "\n")
-
-
-def _read(packing: Packing, keys: Sequence[str]) -> Iterator[tuple[Tile, GeoReference | None]]:
-    tiles = _Tiles(packing, keys)
-    if packing.workers == 0:
-        return (tiles[number] for number in range(len(tiles)))
-    return iter(DataLoader(tiles, batch_size=None, num_workers=packing.workers, collate_fn=_as_it_is))
-
-
-def _as_it_is(tile: Any) -> Any:
-    return tile
 
 
 def _told(

@@ -11,15 +11,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning.data import checksums, raster
-from mapex_lightning.data.codes import decoded
+from mapex_lightning.data.codes import class_indexes
 from mapex_lightning.data.manifest import REQUIRED
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Scene
@@ -27,6 +27,7 @@ from mapex_lightning.data.scenes.tiling import Spot, Tiling
 from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.data.statistics import Statistics, measure, with_statistics
 from mapex_lightning.data.tileset import SPLITS, Task
+from mapex_lightning.data.workers import in_order
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text
 from mapex_lightning.modality import Modality
@@ -141,7 +142,7 @@ class Cutter(NamedTuple):
                 f"{', '.join(map(str, sorted(labels.codes)))}. Add {code}=NAME to --classes, or {code}= to ignore it."
             )
 
-        return decoded(labels.scene.read_classes(ground), {IGNORED: IGNORED, **labels.codes}, refusal)
+        return class_indexes(labels.scene.read_classes(ground), {IGNORED: IGNORED, **labels.codes}, refusal)
 
     def _file(self, sensor: str, spot: Spot) -> Path:
         return self.out / file_of(sensor, spot.key)
@@ -193,11 +194,8 @@ def cut(
     _claim(cutter.out, request)
     made: list[dict[str, Any]] = []
     total, done = sum(map(len, rows)), 0
-    parts = _Parts(cutter, list(_parts(rows, cutter.tiling.stride, workers)))
-    loader: DataLoader[Any] = DataLoader(parts, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    for part in loader:
-        if isinstance(part, str):
-            raise MapexError(part)
+    parts = list(_parts(rows, cutter.tiling.stride, workers))
+    for part in in_order(partial(_cut, cutter), parts, workers):
         made.extend(tile for tile in part if tile["files"])
         done += len(part)
         if progress is not None:
@@ -218,25 +216,8 @@ def _parts(rows: Sequence[Sequence[Spot]], stride: int, workers: int) -> Iterato
     return (numbered[start : start + height] for start in range(0, len(rows), height))
 
 
-class _Parts(Dataset[Any]):
-    """Parts as items, so that a DataLoader shares them out; an error is handed over as its sentence."""
-
-    def __init__(self, cutter: Cutter, parts: Sequence[Part]) -> None:
-        self.cutter, self.parts = cutter, parts
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, number: int) -> list[dict[str, Any]] | str:
-        try:
-            return [tile for at, spots in self.parts[number] for tile in self.cutter.row(at, spots)]
-        except MapexError as error:
-            return str(error)
-
-
-def _as_it_is(part: Any) -> Any:
-    """In place of the DataLoader's own way with mappings."""
-    return part
+def _cut(cutter: Cutter, part: Part) -> list[dict[str, Any]]:
+    return [tile for number, spots in part for tile in cutter.row(number, spots)]
 
 
 def _claim(out: Path, request: Mapping[str, Any]) -> None:

@@ -97,9 +97,7 @@ class Grid(NamedTuple):
             height: rows.
             width: columns.
         """
-        a, b, c, d, e, f = self.transform
-        corner = (a * column + b * row + c, d * column + e * row + f)
-        return Grid(self.crs, (a, b, corner[0], d, e, corner[1]), height, width)
+        return Grid(*self.place.at(row, column), height, width)
 
     def at(self, gsd: float) -> Grid:
         """The same ground from the same corner in pixels of another size; the last ones may reach beyond it.

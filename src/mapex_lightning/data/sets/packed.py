@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -15,6 +16,33 @@ from mapex_lightning.data.tileset import SPLITS, GeoReference, Split, Task, Tile
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Target, Tile
+
+
+class Names(Sequence[str]):
+    """The ids of some tiles of a store, each made when it is asked for: there may be millions.
+
+    Args:
+        store: the store.
+        numbers: the rows of the tiles in its table, int64.
+    """
+
+    def __init__(self, store: Packed, numbers: np.ndarray) -> None:
+        self.store, self.numbers = store, numbers
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> Names: ...
+    def __getitem__(self, at: int | slice) -> str | Names:
+        """The id at a place, or those of a slice."""
+        if isinstance(at, slice):
+            return Names(self.store, self.numbers[at])
+        name: bytes = self.store.names[self.numbers[at]]
+        return name.decode()
 
 
 class Packed(TileSet):
@@ -65,14 +93,14 @@ class Packed(TileSet):
         """Whether its bands are among those of one sensor, in the same unit."""
         return any(holds(sensor, modality) for sensor in self._sensors.values())
 
-    def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Sequence[str]:
+    def keys(self, split: Split, modalities: Sequence[Modality] | None = None) -> Names:
         """The ids of a split, in the order of the data set that was packed."""
         wanted = list(self._sensors) if modalities is None else [self.sensor(modality) for modality in modalities]
         having = np.zeros(len(self.table), dtype=bool)
         for sensor in wanted:
             having |= self.table[f"{sensor}.row"] >= 0
         numbers = np.flatnonzero(having & (self.table["split"] == SPLITS.index(split)))
-        return [name.decode() for name in self.table["name"][numbers].tolist()]
+        return Names(self, numbers)
 
     def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
         """One tile: (C, H, W) per modality that it has.
@@ -125,10 +153,13 @@ class Packed(TileSet):
         Raises:
             MapexError: there is no such tile.
         """
-        if key not in self._numbers:
-            first = next(iter(self._numbers), "none")
+        name = key.encode()
+        place = bisect_left(self._order, name, key=self.names.__getitem__)
+        number = int(self._order[place]) if place < len(self._order) else None
+        if number is None or self.names[number] != name:
+            first = self.names[0].decode() if len(self.names) else "none"
             raise MapexError(f"{self.root} has no tile {key!r}. Its tiles are named like {first}.")
-        return self._numbers[key]
+        return number
 
     def sensor(self, modality: Modality) -> str:
         """The stored sensor that has the bands of a modality.
@@ -202,13 +233,20 @@ class Packed(TileSet):
         return _mapped(self.root / TABLE)
 
     @cached_property
+    def names(self) -> np.ndarray:
+        """The ids of all tiles, as bytes."""
+        names: np.ndarray = self.table["name"]
+        return names
+
+    @cached_property
     def _sensors(self) -> dict[str, Sensor]:
         found = {name: files.modality for name, files in self.index.sensors.items()}
         return {name: Sensor(one.bands, one.unit, one.gsd) for name, one in found.items() if one is not None}
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name.decode(): number for number, name in enumerate(self.table["name"].tolist())}
+    def _order(self) -> np.ndarray:
+        """The rows of all tiles in the order of their names: a dictionary would take many times the memory."""
+        return self.names.argsort(kind="stable").astype(np.uint32)
 
     @cached_property
     def _ends(self) -> dict[str, np.ndarray]:

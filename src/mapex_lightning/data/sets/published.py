@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from mapex_lightning.data import raster
-from mapex_lightning.data.codes import decoded
+from mapex_lightning.data.codes import class_indexes
 from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Reading, Scene
@@ -209,7 +209,7 @@ def recoded(stored: np.ndarray, codes: Mapping[int, int], named: str, title: str
             f"Known: {', '.join(map(str, sorted(known)))}. Fetch or unpack it again."
         )
 
-    return decoded(stored, known, refusal)
+    return class_indexes(stored, known, refusal)
 
 
 def places(root: Path) -> list[Path]:

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class Shards(TileSet):
             for name in self.sensors
             if modalities is None or name in {self._sensor(modality) for modality in modalities}
         ]
-        if not any(self._first(one, name, asked) for one in SPLITS for name in self._shards[one]):
+        if not any(self._first(one, name, asked) is not None for one in SPLITS for name in self._shards[one]):
             lacking = [*asked, *(sensor for sensor in self.require if sensor not in asked)]
             wanted = " or ".join(folder for sensor in lacking for folder in self.folders[sensor])
             raise MapexError(
@@ -228,21 +228,17 @@ class Shards(TileSet):
 
 def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -> np.ndarray:
     """Bands (C, H, W) float32 of a Zarr zip, at one time; where there is one time only, it holds for all."""
-    modules = ("zarr", "zarr.storage", "zarr.core.buffer.cpu")
-    zarr, storage, buffer = (imported(name, "shards", "A sample of a shard") for name in modules)
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         _check_codecs(members)
-        store = storage.MemoryStore({name: buffer.Buffer.from_bytes(content) for name, content in members.items()})
-        group = zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False)
-        pixels = group["bands"]
-        names = [str(name).casefold() for name in group["band"][...]] if "band" in group else []
+        pixels = _array(members, "bands")
+        names = _names(tuple((name, content) for name, content in members.items() if name.startswith("band/")))
         if pixels.ndim != 4 or pixels.shape[1] != len(stored):
             raise MapexError(f"wanted `bands` of (time, {len(stored)}, row, column), found {pixels.shape}.")
         # Some sensors name their bands in words of their own; those are stored in the published order.
         known = [band.casefold() for band in stored]
-        order = names if set(names) & set(known) else known
+        order: Sequence[str] = names if set(names) & set(known) else known
         missing = [band for band in bands if band.casefold() not in order]
         if missing:
             raise MapexError(f"it has no band {missing[0]!r}, only {', '.join(order)}.")
@@ -250,6 +246,21 @@ def _bands(raw: bytes, bands: Sequence[str], stored: Sequence[str], time: int) -
     except (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise MapexError(f"{error or type(error).__name__}; fetch the shard again.") from error
     return whole[[order.index(band.casefold()) for band in bands]].astype(np.float32)
+
+
+def _array(members: Mapping[str, bytes], path: str) -> Any:
+    """An array of a Zarr zip, by itself: every further look at its group is a round to Zarr's thread."""
+    modules = ("zarr", "zarr.storage", "zarr.core.buffer.cpu")
+    zarr, storage, buffer = (imported(name, "shards", "A sample of a shard") for name in modules)
+    store = storage.MemoryStore({name: buffer.Buffer.from_bytes(content) for name, content in members.items()})
+    return zarr.open_array(store, path=path, mode="r", zarr_format=2)
+
+
+@lru_cache
+def _names(members: tuple[tuple[str, bytes], ...]) -> tuple[str, ...]:
+    """The names of bands that these members hold; the samples of a sensor all hold the same."""
+    held = dict(members)
+    return tuple(str(name).casefold() for name in _array(held, "band")[...]) if "band/.zarray" in held else ()
 
 
 def _check_codecs(members: Mapping[str, bytes]) -> None:

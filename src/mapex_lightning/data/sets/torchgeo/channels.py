@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mapex_lightning.data.codes import decoded
+from mapex_lightning.data.codes import class_indexes
 from mapex_lightning.data.decibels import decibels
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError, unknown
@@ -156,7 +156,7 @@ def _indexes(stored: np.ndarray, values: Sequence[int], ignore: Sequence[int], k
             f"{', '.join(map(str, values))}. Correct classes and values, or name it in ignore if it is no class."
         )
 
-    return decoded(stored, codes, refusal)
+    return class_indexes(stored, codes, refusal)
 
 
 def _arrays(sample: Mapping[str, Any]) -> list[str]:
