@@ -123,7 +123,7 @@ class Shards(TileSet):
             for name in self.sensors
             if modalities is None or name in {self._sensor(modality) for modality in modalities}
         ]
-        if not any(self._first(one, name, asked) is not None for one in SPLITS for name in self._shards[one]):
+        if not any(self._first(one, name, asked) for one in SPLITS for name in self._shards[one]):
             lacking = [*asked, *(sensor for sensor in self.require if sensor not in asked)]
             wanted = " or ".join(folder for sensor in lacking for folder in self.folders[sensor])
             raise MapexError(
