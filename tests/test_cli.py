@@ -36,8 +36,10 @@ BAD = {
         [*FIT, "--data.modalities", "[{name: x, bands: [a], gsd: 10, unit: dB}]"],
         ["mean"],
     ),
+    "a config without a model": (["doctor", "--config", "data.yaml"], ["has no model", "--config pretrain.yaml"]),
+    "an unknown model": (["fit", "--config", "kind.yaml"], ["'Pretrian'", "Did you mean 'Pretrain'"]),
     "an unknown preset": ([*FIT, "--model.encoder", "nanoo"], ["nanoo", "nano, tiny, small, base, large"]),
-    "an unknown data set": ([*FIT, "--data.sets", "[{class_path: EuroSat}]"], ["EuroSat", "Did you mean EuroSAT"]),
+    "an unknown data set": ([*FIT, "--data.sets", "[{class_path: Eurosat}]"], ["'Eurosat'", "Did you mean 'EuroSAT'"]),
     "a setting that a data set does not have": (
         [*FIT, "--data.sets", "[{class_path: Synthetic, init_args: {tran: 3}}]"],
         ["data.sets: There is no setting 'tran' of Synthetic", "Did you mean 'train'"],
@@ -85,12 +87,14 @@ BAD = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a text file, a config with a slip and a checkpoint of another program."""
+    """A folder with a text file, configs with a slip each and a checkpoint of another program."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sensor.yaml").write_text(
         "data: {modalities: [{name: x, bands: [a], gds: 10, unit: dB, mean: [0], std: [1]}]}"
     )
     (tmp_path / "notes.txt").write_text("just words\n")
+    (tmp_path / "data.yaml").write_text("data: {modalities: [s1]}\n")
+    (tmp_path / "kind.yaml").write_text("model: {class_path: Pretrian}\n")
     torch.save({"state_dict": {}}, tmp_path / "alien.ckpt")
     return tmp_path
 

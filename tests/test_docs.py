@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -13,13 +14,17 @@ import yaml
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load
-from mapex_lightning.data import raster
+from mapex_lightning.cli import packaged_configs
+from mapex_lightning.data import raster, sets
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.modality import Modality
+from mapex_lightning.model.config import PRESETS
 from tests import scenes
 from tests.workshop import SMALL
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")), ROOT / "data" / "README.md"]
 GROUND = scenes.grid(10.0, 64)
 
 
@@ -39,7 +44,7 @@ def small(words: list[str]) -> list[str]:
             "--block",
             "1",
         ]
-    return [*words, *SMALL] if words[0] in ("fit", "test", "predict") else words
+    return [*words, *SMALL] if words[0] in ("doctor", "fit", "test", "predict") else words
 
 
 def pairs(words: list[str]) -> list[tuple[str, str]]:
@@ -71,7 +76,7 @@ def test_from_scenes_to_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     codes = scenes.values(GROUND, cover).astype(np.int64)
     raster.write_mask(tmp_path / "worldcover.tif", codes, GROUND.place)
     found = commands("own-data.md")
-    assert [words[0] for words in found] == ["tiles", "fit", "prune", "tiles", "fit", "test", "predict"]
+    assert [words[0] for words in found] == ["tiles", "doctor", "fit", "prune", "tiles", "fit", "test", "predict"]
     for words in found:
         assert main(words) == 0, words
     assert Grid.of(tmp_path / "map.tif").offset(GROUND) == (0, 0)
@@ -100,7 +105,49 @@ def test_the_fields_of_a_sensor_are_all_explained() -> None:
     assert {"name", "bands", "gsd", "unit", "mean", "std", "speckle"} <= explained
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
-def test_the_files_a_page_links_to_exist(page: str) -> None:
-    for target in re.findall(r"\]\(([^)h#][^)#]*)\)", text(page)):
-        assert (DOCS / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as they stand in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_exists(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            file, _, anchor = target.partition("#")
+            linked = (page.parent / file) if file else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_options_of_data_sets_in_a_page_exist(page: Path) -> None:
+    written = re.findall(r"class_path: (\w+),?\s+init_args: \{(.*?)\}", page.read_text(encoding="utf-8"))
+    for name, arguments in written:
+        given = re.findall(r"(?:^|, )(\w+):", re.sub(r"\[.*?\]", "", arguments))
+        assert set(given) <= set(inspect.signature(getattr(sets, name)).parameters), name
+
+
+def test_every_data_set_and_its_config_has_a_row() -> None:
+    rows = "".join(re.findall(r"^\|.*\|$", (ROOT / "data" / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    overlays = {"ddp.yaml", "real.yaml", *(f"{name}.yaml" for name in PRESETS)}
+    assert set(sets.__all__) <= set(re.findall(r"`(\w+)`", rows))
+    assert {path.name for path in packaged_configs().glob("*.yaml")} - overlays <= set(
+        re.findall(r"`([\w-]+\.yaml)`", rows)
+    )
+
+
+def test_the_sections_of_the_data_sets_are_all_alike() -> None:
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*)\n\n((?:(?!^## ).*\n)*)", text, re.MULTILINE))
+    published = [name for name in sections if re.search(r"\d{4}, (?:doi|arXiv):", sections[name].split("\n\n")[0])]
+    assert len(published) == 10
+    for name in published:
+        about, *rest = sections[name].strip().split("\n\n")
+        assert "Fetch" in about, name
+        assert re.search(r"MIT|CC|CDLA|OpenRAIL|Copernicus Sentinel data", about), name
+        assert rest[0].startswith("```\n"), name
+        assert rest[-2].startswith("```\n"), name
+        assert "mapex fit" in rest[-2], name
+        assert rest[-1].startswith("* "), name

@@ -14,6 +14,10 @@ def test_the_nearest_known_name_is_suggested() -> None:
     assert "Did you mean 's2_swir'?" in str(unknown("modality", "s2_swri", ["s1", "s2_swir"]))
 
 
+def test_capitals_do_not_matter_for_what_is_nearest() -> None:
+    assert "Did you mean 'EuroSAT'?" in str(unknown("data set", "Eurosat", ["BenGe", "EuroSAT"]))
+
+
 def test_nothing_is_suggested_for_a_name_like_no_other() -> None:
     assert "Did you mean" not in str(unknown("modality", "hyperspectral", ["s1", "s2"]))
 

@@ -191,6 +191,15 @@ def test_a_run_is_resumed_where_it_stopped(journey: Path, tmp_path: Path, monkey
     assert description.lineage == ("fit: masked reconstruction, 6 steps",)
 
 
+def test_the_last_checkpoint_is_that_of_the_end_also_where_an_earlier_one_is_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = pretrain("--model.optimiser.lr", "0", "--model.seal", "null", "--trainer.max_epochs", "3")
+    assert read(last.with_name("best.ckpt"))["epoch"] == 0
+    assert read(last)["epoch"] == 2
+
+
 def test_a_later_run_of_the_same_name_leaves_the_earlier_one_alone(
     journey: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

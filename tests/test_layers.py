@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +159,10 @@ def test_the_checker_catches_a_planted_import(tmp_path: Path, module: str, line:
 def test_the_checker_lets_a_rightful_import_pass(tmp_path: Path, module: str, line: str) -> None:
     write(tmp_path, module, line)
     assert violations(tmp_path) == []
+
+
+def test_the_line_in_contributing_is_this_table() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^errors <.*(?:\n +<.*)*", text, re.MULTILINE)
+    told = tuple(set(re.findall(r"\w+", layer)) for layer in line.split("<"))
+    assert told == LAYERS[1:]

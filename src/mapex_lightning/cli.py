@@ -26,7 +26,7 @@ from mapex_lightning.data import sets
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.files import write_whole
-from mapex_lightning.runs import BEST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Bar,
@@ -247,17 +247,18 @@ class MapexCLI(LightningCLI):
         if not fitting:
             return []
         throughput = Throughput()
-        checkpoints = ModelCheckpoint(
-            dirpath=self.folder,
-            filename=Path(BEST).stem,
+        best = ModelCheckpoint(
+            self.folder,
+            Path(BEST).stem,
             monitor=self.model.monitor,
             mode=self.model.mode,
-            save_last=True,
             enable_version_counter=False,
         )
+        # Not save_last=True of the other, which writes only when that one does: after an epoch that is the best so far.
+        last = ModelCheckpoint(self.folder, Path(LAST).stem, enable_version_counter=False)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
-        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, checkpoints]
+        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, best, last]
 
     def save_settings(self) -> None:
         """Writes all settings of the run as ``config.yaml``."""
@@ -404,10 +405,16 @@ def _sentence(error: ArgumentError) -> MapexError:
     message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
     message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)
     message = message.removesuffix(" - Expected a <class 'NoneType'>")
+    if re.search(r"arguments are required: .*model$", message):
+        return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
     if block := _strange_setting(message):
         return block
     key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
     name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
+    kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
+    if name and key and key[1] in kinds and "." not in name[1]:
+        kind, its = kinds[key[1]]
+        return unknown(kind, name[1], its)
     word, known = (name[1], _known_classes()) if name else (key[1] if key else "", _known_keys())
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""

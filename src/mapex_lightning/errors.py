@@ -36,8 +36,9 @@ def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "", where:
         The error, to be raised by the caller.
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    lowered = {known.lower(): known for known in names}
+    near = get_close_matches(name.lower(), lowered, n=1)
+    hint = f" Did you mean {lowered[near[0]]!r}?" if near else ""
     way_out = f" {remedy}." if remedy else ""
     place = f" {where}" if where else ""
     return MapexError(f"There is no {kind} {name!r}{place}.{hint} Known: {', '.join(names) or 'none'}.{way_out}")

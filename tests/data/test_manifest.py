@@ -64,6 +64,14 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "tiles.csv")
 
 
+def test_a_relative_manifest_is_said_to_count_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MapexError, match=f"no manifest own/tiles.csv in {tmp_path}"):
+        read_manifest(Path("own/tiles.csv"))
+
+
 @pytest.mark.parametrize("name", ["tiles.csv", "tiles.parquet"])
 def test_bytes_that_are_no_table_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\xfe\x00nothing")

@@ -51,7 +51,10 @@ def read_manifest(path: Path) -> Manifest:
             tiles of several splits share a file.
     """
     if not path.is_file():
-        raise MapexError(f"There is no manifest {path}. Give a CSV or Parquet file with columns {', '.join(REQUIRED)}.")
+        start = "" if path.is_absolute() else f" in {Path.cwd()}, from where paths in configs count"
+        raise MapexError(
+            f"There is no manifest {path}{start}. Give a CSV or Parquet file with columns {', '.join(REQUIRED)}."
+        )
     columns, rows = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     for column in REQUIRED:
         if column not in columns:

@@ -240,8 +240,14 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         "offset of 1,000 that Sentinel-2 products have since processing baseline 04.00",
         "Subtract 1,000",
     ),
+    "flat land": (
+        setter(sensors=(RADAR, replace(OPTICAL, unit="metres", std=(3e5, 3e5, 9e5)))),
+        "look",
+        "the bands spread .* times less than the statistics of the modality say",
+        "so uniform",
+    ),
     "another unit": (
-        setter(sensors=(RADAR, replace(OPTICAL, unit="counts", std=(3e5, 3e5, 9e5)))),
+        setter(sensors=(RADAR, replace(OPTICAL, unit="counts", std=(3e7, 3e7, 9e7)))),
         "wrong",
         "the bands spread .* times smaller than the statistics of the modality say",
         "Check unit, mean and std",
@@ -250,7 +256,7 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         to("s1", lambda pixels: pixels - 40),
         "wrong",
         r"s1 of Folder: VV lies around -52 dB, 8\.0 deviations from the modality's mean of -12",
-        "check unit and product",
+        "Check unit and product.* the statistics are those of other places",
     ),
     "swapped optical bands": (
         setter(bands={"s1": ["VV", "VH"], "s2": ["B08", "B03", "B04"]}),
@@ -546,3 +552,45 @@ def test_the_same_place_is_found_in_another_coordinate_system(tmp_path: Path) ->
     told = next(f for f in found(plan, tmp_path) if f.check == "places")
     assert told.mark == "wrong"
     assert "train t0 and val t1" in told.sentence
+
+
+def test_tiles_that_do_not_say_where_they_lie_are_counted(tmp_path: Path) -> None:
+    plan = healthy()
+    first, total = plan.rows[0].images, len(plan.rows)
+
+    def unplaced(folder: Path) -> None:
+        for name, pixels in first.items():
+            raster.write(folder / f"0_{name}.tif", pixels, plan.bands[name])
+
+    plan.after = unplaced
+    places = [finding for finding in found(plan, tmp_path) if finding.check == "places"]
+    assert [finding.mark for finding in places] == ["unknown", "ok"]
+    assert f"1 of {total} tiles lie" in places[0].sentence
+    assert f"{total - 1} of {total} tiles compared" in places[1].sentence
+
+
+def test_an_offset_is_not_taken_for_another_level(tmp_path: Path) -> None:
+    blue = replace(
+        OPTICAL, bands=("B02", *OPTICAL.bands[1:]), mean=(300.0, *OPTICAL.mean[1:]), std=(200.0, *OPTICAL.std[1:])
+    )
+    plan = healthy()
+    plan.sensors, plan.bands["s2"] = (RADAR, blue), list(blue.bands)
+    for row in plan.rows:
+        row.images["s2"] = image(blue, np.random.default_rng(int(row.east))) + 1000
+    told = [finding.sentence for finding in found(plan, tmp_path) if finding.mark != "ok"]
+    assert any("offset of 1,000" in sentence for sentence in told)
+    assert not any("level 1C" in sentence for sentence in told)
+
+
+def test_classes_are_counted_in_all_sets_together(tmp_path: Path) -> None:
+    sets = []
+    for name in ("Forest", "Water"):
+        plan = healthy()
+        plan.classes = ["Forest", "Water"]
+        for row in plan.rows:
+            row.label = name
+        (tmp_path / name).mkdir()
+        sets.append(plan.write(tmp_path / name))
+    (told,) = (finding for finding in examine(sets, SENSORS, EXTENT, wanted=True) if finding.check == "classes")
+    assert told.mark == "ok"
+    assert "Folder (set 1), Folder (set 2): 2 classes, 6 tiles each in train" in told.sentence

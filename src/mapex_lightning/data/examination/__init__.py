@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from mapex_lightning.data import checksums
 from mapex_lightning.data.examination.findings import Finding, Mark, counted, some
-from mapex_lightning.data.examination.labels import labels
+from mapex_lightning.data.examination.labels import classes, labels
 from mapex_lightning.data.examination.leaks import copies, places
 from mapex_lightning.data.examination.sample import Fault, Sample
 from mapex_lightning.data.examination.values import Pixels, values
@@ -84,11 +85,21 @@ def examine(
             except MapexError as error:
                 yield Finding("wrong", "labels", f"{owner}: {error}", "Correct the labels, or the list of classes.")
     yield from _nowhere(sets, modalities)
-    if not labelled:
+    if labelled:
+        yield from _classes(every)
+    else:
         yield Finding("unknown", "labels", "The sets differ in task or classes, so their labels are not used.")
     if any(sample.read for _, sample in every):
         yield from copies([sample for _, sample in every])
         yield from places([sample for _, sample in every], [owner for owner, _ in every])
+
+
+def _classes(every: Sequence[tuple[str, Sample]]) -> Iterator[Finding]:
+    """How often each class occurs in the sets together."""
+    owners = list(dict.fromkeys(owner for owner, _ in every))
+    with suppress(MapexError):  # said where the labels of a set are looked at
+        if every:
+            yield from classes([sample for _, sample in every], some(owners))
 
 
 def check_sums(sets: Sequence[TileSet]) -> Iterator[Finding]:

@@ -16,24 +16,18 @@ RARE = 10
 
 
 def labels(samples: Sequence[Sample], owner: str, *, wanted: bool) -> Iterator[Finding]:
-    """Findings about the labels of a data set.
+    """Findings about the labels of a data set, each for itself.
 
     Args:
         samples: of its splits.
         owner: the data set, for the sentences.
         wanted: whether the model of the config learns from labels.
     """
-    classes = samples[0].source.classes
-    found = {sample.split: sample.labels for sample in samples}
-    faults = [label for its in found.values() for label in its.values() if isinstance(label, Fault)]
-    faults += [
-        Fault(key, problem)
-        for its in found.values()
-        for key, label in its.items()
-        if label is not None and not isinstance(label, Fault) and (problem := _problem(key, label, len(classes)))
-    ]
-    bare = [key for its in found.values() for key, label in its.items() if label is None]
-    total = sum(map(len, found.values()))
+    count = len(samples[0].source.classes)
+    found = [(key, label) for sample in samples for key, label in sample.labels.items()]
+    faults = [fault for key, label in found if (fault := _fault(key, label, count))]
+    bare = [key for key, label in found if label is None]
+    total = len(found)
     if faults:
         yield Finding(
             "wrong",
@@ -57,12 +51,32 @@ def labels(samples: Sequence[Sample], owner: str, *, wanted: bool) -> Iterator[F
         )
     elif bare:
         yield Finding("ok", "labels", f"{owner}: no tile has a label, and pre-training needs none.")
-    usable = {
-        split: [label for label in its.values() if label is not None and not isinstance(label, Fault)]
-        for split, its in found.items()
-    }
-    if not faults and any(usable.values()):
-        yield from _classes(usable, samples, classes, owner)
+
+
+def classes(samples: Sequence[Sample], owner: str) -> Iterator[Finding]:
+    """Findings about how often each class occurs, in all sets together: it is one task that a model learns.
+
+    Args:
+        samples: of all splits of sets that share their classes.
+        owner: the sets, for the sentences.
+    """
+    names = samples[0].source.classes
+    found: dict[Split, list[Target]] = {}
+    for sample in samples:
+        if any(_fault(key, label, len(names)) for key, label in sample.labels.items()):
+            return  # said where the labels of the set are looked at
+        usable = [label for label in sample.labels.values() if label is not None and not isinstance(label, Fault)]
+        found.setdefault(sample.split, []).extend(usable)
+    if any(found.values()):
+        yield from _classes(found, samples, names, owner)
+
+
+def _fault(key: str, label: Target | Fault | None, classes: int) -> Fault | None:
+    """Why a label cannot be used; None where it can, or where there is none."""
+    if label is None or isinstance(label, Fault):
+        return label
+    problem = _problem(key, label, classes)
+    return Fault(key, problem) if problem else None
 
 
 def _problem(key: str, label: Target, classes: int) -> str:
@@ -86,7 +100,11 @@ def _classes(
     counts = {split: _count(its, len(classes)) for split, its in found.items()}
     sampled = any(len(sample.labels) < len(sample.keys) for sample in samples)
     what = "pixels" if samples[0].source.task == "segmentation" else "tiles"
-    looked = "; ".join(f"{sample.split} {len(sample.labels):,} of {len(sample.keys):,} tiles" for sample in samples)
+    looked = "; ".join(
+        f"{split} {sum(len(sample.labels) for sample in samples if sample.split == split):,} of "
+        f"{sum(len(sample.keys) for sample in samples if sample.split == split):,} tiles"
+        for split in found
+    )
     basis = f"counted on a sample: {looked}" if sampled else "all tiles counted"
     train = counts.get("train", np.zeros(len(classes)))
     others = sum((its for split, its in counts.items() if split != "train"), np.zeros(len(classes)))

@@ -66,14 +66,17 @@ def copies(samples: Sequence[Sample]) -> Iterator[Finding]:
 def places(samples: Sequence[Sample], owners: Sequence[str]) -> Iterator[Finding]:
     """Tiles of two splits that show the same ground."""
     located = [(number, placed) for number, sample in enumerate(samples) for placed in sample.places]
-    bare = sorted({owner for sample, owner in zip(samples, owners, strict=True) if sample.unplaced and sample.read})
-    if bare:
-        yield Finding(
-            "unknown",
-            "places",
-            f"{some(bare)} does not say where tiles lie, so it was not checked whether train, val and test show the "
-            "same ground, nor whether pixels are as large as the modality says.",
-        )
+    for owner in dict.fromkeys(owners):
+        its = [sample for sample, name in zip(samples, owners, strict=True) if name == owner]
+        bare, read = sum(len(sample.unplaced) for sample in its), sum(len(sample.read) for sample in its)
+        if bare:
+            which = "tiles" if bare == read else f"{bare:,} of {read:,} tiles"
+            yield Finding(
+                "unknown",
+                "places",
+                f"{owner} does not say where {which} lie, so it was not checked whether train, val and test show the "
+                "same ground there, nor whether pixels are as large as the modality says.",
+            )
     if not located:
         return
     systems = sorted({placed.place.crs for _, placed in located})
@@ -88,18 +91,26 @@ def places(samples: Sequence[Sample], owners: Sequence[str]) -> Iterator[Finding
             "wrong" if most >= SHARE_IN_DEGREES else "look",
             "places",
             f"{counted(len(found), 'pair')} of tiles of different splits overlap on the ground, by up to {most:.0%}: "
-            f"{some(listed)} ({_compared(samples)}).",
+            f"{some(listed)} ({_placed(samples)}).",
             "Split by place, not by tile: put all tiles of one place into one split.",
         )
     else:
         yield Finding(
-            "ok", "places", f"No tiles of different splits overlap on the ground ({names}; {_compared(samples)})."
+            "ok", "places", f"No tiles of different splits overlap on the ground ({names}; {_placed(samples)})."
         )
 
 
 def _compared(samples: Sequence[Sample]) -> str:
-    read, total = sum(len(sample.read) for sample in samples), sum(len(sample.keys) for sample in samples)
-    return f"all {total:,} tiles compared" if read == total else f"{read:,} of {total:,} tiles compared"
+    return _share(sum(len(sample.read) for sample in samples), samples)
+
+
+def _placed(samples: Sequence[Sample]) -> str:
+    return _share(sum(len(sample.places) for sample in samples), samples)
+
+
+def _share(compared: int, samples: Sequence[Sample]) -> str:
+    total = sum(len(sample.keys) for sample in samples)
+    return f"all {total:,} tiles compared" if compared == total else f"{compared:,} of {total:,} tiles compared"
 
 
 def _box(sample: int, placed: Placed, *, degrees: bool) -> _Box | None:

@@ -25,8 +25,12 @@ Its centre is its mean or its median, whichever is nearer: a tenth of snow moves
 deviations, and a skewed band has a median that is far from its mean.
 """
 
-NARROW, WIDE = 1 / 50, 50.0
-"""How many times the deviation of a modality a band's own may be; beyond, the scale is another."""
+NARROW, TINY, WIDE = 1 / 50, 1 / 2000, 50.0
+"""How many times the deviation of a modality a band's own may be.
+
+From NARROW on one should look: the elevation of flat land spreads hundreds of times less than that of the world. Below
+TINY or above WIDE the scale is another.
+"""
 
 INVALID = 0.5
 """Share of invalid pixels from which on one should look."""
@@ -132,8 +136,9 @@ def values(modality: Modality, pixels: Pixels, owner: str) -> Iterator[Finding]:
     if measured:
         mistaken = list(_unit(modality, pixels, name, measured))
         if not mistaken:
-            mistaken = [*_scale(modality, statistics, name, measured)]
-            mistaken += [*_order(modality, statistics, name, measured), *_offset(modality, statistics, name, measured)]
+            mistaken = list(_offset(modality, statistics, name, measured))
+            mistaken = mistaken or list(_scale(modality, statistics, name, measured))
+            mistaken += _order(modality, statistics, name, measured)
         findings += mistaken
     if findings:
         yield from findings
@@ -255,7 +260,14 @@ def _scale(modality: Modality, statistics: Statistics, name: str, measured: Sequ
     band = modality.bands[measured[worst]]
     found, its = _centres(modality, statistics)[measured[worst]], modality.mean[measured[worst]]
     typical = float(np.median(ratios))
-    if not NARROW <= typical <= WIDE:
+    if TINY <= typical < NARROW:
+        yield Finding(
+            "look",
+            "values",
+            f"{name}: the bands spread {1 / typical:.3g} times less than the statistics of the modality say.",
+            f"If your places are so uniform (flat land, open sea), all is well; if not, check the unit. {OWN}",
+        )
+    elif not TINY <= typical <= WIDE:
         times = f"{1 / typical:.3g} times smaller" if typical < 1 else f"{typical:.3g} times larger"
         yield Finding(
             "wrong",
@@ -267,13 +279,16 @@ def _scale(modality: Modality, statistics: Statistics, name: str, measured: Sequ
     elif abs(distances[worst]) > NEAR:
         blue = band in ("B01", "B02") and distances[worst] > 0
         hazy = " Blue that bright is usual for level 1C (top of atmosphere), not for level 2A." if blue else ""
+        far = abs(distances[worst]) > FAR
         yield Finding(
-            "wrong" if abs(distances[worst]) > FAR else "look",
+            "wrong" if far else "look",
             "values",
             f"{name}: {band} lies around {figure(found)} {modality.unit}, {abs(distances[worst]):.1f} deviations from "
             f"the modality's mean of {figure(its)}.{hazy}",
-            "If your places are like that (snow, desert, open sea), all is well for a model that you train on them; if "
-            f"not, check unit and product. {OWN}",
+            f"Check unit and product. If the values are right, the statistics are those of other places: {OWN}"
+            if far
+            else "If your places are like that (snow, desert, open sea), all is well for a model that you train on "
+            f"them; if not, check unit and product. {OWN}",
         )
 
 

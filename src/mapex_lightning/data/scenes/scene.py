@@ -166,7 +166,11 @@ class Scene:
         if band not in self._holders:
             shown = ", ".join(str(file) for file in self.files)
             raise unknown(
-                "band", band, self._holders, f"Looked in {shown}; name the bands if they are called otherwise"
+                "band",
+                band,
+                self._holders,
+                f"Looked in {shown}; if its bands are called otherwise, say what they are, in stored order: "
+                "mapex tiles --bands SENSOR=A,B, or bands in data.reading of a config",
             )
         return self._holders[band]
 
