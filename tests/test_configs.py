@@ -53,7 +53,7 @@ ELSEWHERE = {"ddp", "benge", "base", "large"}
 
 SHARDED: dict[str, tuple[str, list[str], int]] = {
     "terramesh": ("TerraMesh", ["S2L2A", "S1RTC", "S2RGB", "DEM"], 1),
-    "ssl4eo-shards": ("SSL4EO-S12-v1.1", ["S2L2A", "S1GRD", "DEM"], 4),
+    "ssl4eo": ("SSL4EO-S12-v1.1", ["S2L2A", "S1GRD", "DEM"], 4),
 }
 """Overlays that need shards: the folder, the folders in there and the times of a place."""
 

@@ -14,7 +14,7 @@ from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sets.packed import Packed
-from mapex_lightning.data.sets.ssl4eo import SSL4EOShards
+from mapex_lightning.data.sets.ssl4eo import SSL4EO
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.sets.terramesh import TerraMesh
 from mapex_lightning.errors import MapexError
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mixture(root: Path, **settings: Any) -> TileData:
     """20 tiles in shards and 6 loose ones: optical and radar, radar alone, heights alone."""
-    sets = [TerraMesh(root), SSL4EOShards(root), Synthetic(train=6, val=2, test=0, size=16, missing=0.0)]
+    sets = [TerraMesh(root), SSL4EO(root), Synthetic(train=6, val=2, test=0, size=16, missing=0.0)]
     return TileData(sets, ["s1", "s2", "dem"], **({"size": 16, "batch_size": 3} | settings))
 
 

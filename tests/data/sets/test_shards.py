@@ -17,7 +17,7 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets import tar
 from mapex_lightning.data.sets.sensors import Sensor
 from mapex_lightning.data.sets.shards import Shards
-from mapex_lightning.data.sets.ssl4eo import SSL4EOShards
+from mapex_lightning.data.sets.ssl4eo import SSL4EO
 from mapex_lightning.data.sets.terramesh import L1C_BANDS, TerraMesh
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import S2_BANDS, Modality, modalities
@@ -116,7 +116,7 @@ def test_sensors_are_joined_by_key_whatever_their_order_in_the_shards(tmp_path: 
 
 
 def test_each_time_of_a_place_is_a_tile_and_elevation_holds_for_all(ssl4eo: Path) -> None:
-    source = SSL4EOShards(ssl4eo)
+    source = SSL4EO(ssl4eo)
     keys = source.keys("train", [S2, DEM])
     assert (len(keys), keys.lengths) == (12, [12])
     assert keys[6] == "train.ssl4eos12_shard_000001.ssl4eos12_train_0000001.2"
@@ -128,7 +128,7 @@ def test_each_time_of_a_place_is_a_tile_and_elevation_holds_for_all(ssl4eo: Path
         np.testing.assert_array_equal(tile.images["lulc"], image("LULC", 1)[0])
 
 
-@pytest.mark.parametrize("kind", [TerraMesh, SSL4EOShards])
+@pytest.mark.parametrize("kind", [TerraMesh, SSL4EO])
 def test_every_folder_that_is_published_is_offered_with_its_bands(kind: type[Shards]) -> None:
     source = kind()
     assert all(source.offers(modality) for modality in ALL)
@@ -140,7 +140,7 @@ def test_two_sets_below_one_root_are_told_apart(terramesh: Path, ssl4eo: Path) -
     assert terramesh == ssl4eo
     (terramesh / "train").mkdir()  # of some other data set
     assert len(TerraMesh(terramesh).keys("train", [S2])) == 9
-    assert len(SSL4EOShards(terramesh).keys("train", [S2])) == 12
+    assert len(SSL4EO(terramesh).keys("train", [S2])) == 12
     assert list(TerraMesh(terramesh / "TerraMesh").keys("train")) == list(TerraMesh(terramesh).keys("train"))
 
 
@@ -180,7 +180,7 @@ def test_an_id_that_is_none_is_refused(terramesh: Path, key: str) -> None:
 @pytest.mark.parametrize("time", ["", ".x", ".4"])
 def test_a_time_that_does_not_exist_is_refused(ssl4eo: Path, time: str) -> None:
     with pytest.raises(MapexError, match=r"has no tile .*SPLIT\.SHARD\.SAMPLE\.TIME"):
-        SSL4EOShards(ssl4eo).read(f"train.ssl4eos12_shard_000001.ssl4eos12_train_0000001{time}", [S2])
+        SSL4EO(ssl4eo).read(f"train.ssl4eos12_shard_000001.ssl4eos12_train_0000001{time}", [S2])
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -274,5 +274,5 @@ def test_real_places_of_terramesh_survive_the_way_through_shards(
 
 def test_making_a_set_reads_nothing(tmp_path: Path) -> None:
     tar.table_of.cache_clear()
-    TileData([TerraMesh(tmp_path / "absent"), SSL4EOShards(tmp_path / "absent")], ["s2"])
+    TileData([TerraMesh(tmp_path / "absent"), SSL4EO(tmp_path / "absent")], ["s2"])
     assert tar.table_of.cache_info().misses == 0

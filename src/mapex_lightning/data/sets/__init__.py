@@ -10,12 +10,13 @@ from mapex_lightning.data.sets.ombria import Ombria
 from mapex_lightning.data.sets.packed import Packed
 from mapex_lightning.data.sets.sen1floods11 import Sen1Floods11
 from mapex_lightning.data.sets.sen12flood import Sen12Flood
-from mapex_lightning.data.sets.ssl4eo import SSL4EOShards
+from mapex_lightning.data.sets.ssl4eo import SSL4EO
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.sets.terramesh import TerraMesh
 from mapex_lightning.data.sets.torchgeo import TorchGeo
 
 __all__ = [
+    "SSL4EO",
     "BenGe",
     "BigEarthNet",
     "BurnScars",
@@ -24,7 +25,6 @@ __all__ = [
     "Folder",
     "Ombria",
     "Packed",
-    "SSL4EOShards",
     "Sen1Floods11",
     "Sen12Flood",
     "Synthetic",

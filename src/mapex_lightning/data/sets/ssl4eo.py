@@ -13,7 +13,7 @@ from mapex_lightning.data.tileset import DATA
 from mapex_lightning.modality import S2_BANDS
 
 
-class SSL4EOShards(Shards):
+class SSL4EO(Shards):
     """SSL4EO-S12 v1.1 (Blumenstiel et al. 2025, arXiv:2503.00168) in shards: 246,144 places, four times each.
 
     Each of the four times of a place is a tile of its own, 264 x 264 pixels on a 10 m grid. Elevation and land cover
