@@ -13,6 +13,7 @@ import yaml
 from mapex_lightning import cli
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import read
+from mapex_lightning.cli.words import config_file, packaged_configs
 from mapex_lightning.errors import MapexError
 from tests.workshop import SMALL, TILES, pretrain
 
@@ -162,8 +163,8 @@ def test_later_configs_win(folder: Path) -> None:
 def test_a_config_of_the_working_folder_comes_before_the_packages(folder: Path) -> None:
     (folder / "configs").mkdir()
     (folder / "configs" / "pretrain.yaml").write_text("model: {class_path: Pretrain}\n")
-    assert cli.config_file("pretrain.yaml") == Path("configs/pretrain.yaml")
-    assert cli.config_file("eurosat.yaml") == cli.packaged_configs() / "eurosat.yaml"
+    assert config_file("pretrain.yaml") == Path("configs/pretrain.yaml")
+    assert config_file("eurosat.yaml") == packaged_configs() / "eurosat.yaml"
 
 
 def test_settings_can_be_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

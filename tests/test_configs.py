@@ -11,7 +11,7 @@ import yaml
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import save
-from mapex_lightning.cli import packaged_configs
+from mapex_lightning.cli.words import packaged_configs
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import PRESETS, preset
 from mapex_lightning.model.encoder import Encoder

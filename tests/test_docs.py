@@ -14,7 +14,7 @@ import yaml
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load
-from mapex_lightning.cli import packaged_configs
+from mapex_lightning.cli.words import packaged_configs
 from mapex_lightning.data import raster, sets
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.modality import Modality

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError
 
-from mapex_lightning.cli import MapexCLI, build, sentence_of
+from mapex_lightning.cli import MapexCLI, build
+from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.data.examination import Finding, check_sums, examine
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.statistics import Statistics, measure

@@ -36,6 +36,13 @@ def test_what_is_no_image_is_named(file: Path, name: str, found: str) -> None:
         hdf5.read(Layer(file, name))
 
 
+def test_a_link_to_another_file_is_not_followed(tmp_path: Path, file: Path) -> None:
+    with h5py.File(tmp_path / "linked.h5", "w") as target:
+        target["image"] = h5py.ExternalLink(str(file), "place/image")
+    with pytest.raises(MapexError, match=r"linked\.h5 holds nothing at image but a link to .*some\.h5"):
+        hdf5.read(Layer(tmp_path / "linked.h5", "image"))
+
+
 def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path, file: Path) -> None:
     with pytest.raises(MapexError, match=r"none\.h5 cannot be read as HDF5"):
         hdf5.read(Layer(tmp_path / "none.h5", "image"))

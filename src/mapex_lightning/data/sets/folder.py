@@ -97,7 +97,7 @@ class Folder(TileSet):
 
         Raises:
             MapexError: a raster is missing, damaged, outside root or lacks a band, its pixels are of another size than
-                its modality says, the rasters cover different ground, or a label is unknown.
+                its modality says, the rasters and the mask cover different ground, or a label is unknown.
         """
         files = self._entry(key).files
         self._columns(modalities)
@@ -109,11 +109,16 @@ class Folder(TileSet):
             images[modality.name] = image
             if place is not None:
                 grids[modality.name] = Grid(*place[:2], *image.shape[1:])
+        target = self.label(key)
+        if self.task == "segmentation" and isinstance(target, np.ndarray):
+            place = self.georeference(key)
+            if place is not None:
+                grids["its mask"] = Grid(*place[:2], *target.shape)
         self._check_ground(key, grids)
         for modality in here:
             if modality.name in grids:
                 self._check_pixels(key, modality, grids[modality.name])
-        return Tile(key, images, self.label(key))
+        return Tile(key, images, target)
 
     def label(self, key: str) -> Target | None:
         """The label; for ``segmentation`` the mask is read.

@@ -52,6 +52,11 @@ def read(layer: Layer) -> np.ndarray:
     """
     with opened(layer.file) as file:
         found = file.get(layer.name)
+        if found is not None and Path(found.file.filename) != layer.file:  # HDF5 follows links to other files
+            raise MapexError(
+                f"{layer.file} holds nothing at {layer.name} but a link to {found.file.filename}, which is not "
+                "followed. Fetch it again."
+            )
         if found is None or getattr(found, "ndim", 0) != 3:
             shape = "nothing" if found is None else f"{found}"
             raise MapexError(

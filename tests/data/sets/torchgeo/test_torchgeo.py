@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torchgeo import datasets
 
-from mapex_lightning.cli import packaged_configs
+from mapex_lightning.cli.words import packaged_configs
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.torchgeo import TorchGeo, library

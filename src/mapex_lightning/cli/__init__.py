@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import json
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as pl
-from jsonargparse import ArgumentError, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
-from mapex_lightning.data import sets
+from mapex_lightning.cli.sentences import sentence_of
+from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
 from mapex_lightning.data.module import TileData
-from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
@@ -43,16 +39,6 @@ from mapex_lightning.train.maps import Outputs, maps_of
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
 
-TRUSTED = (
-    "mapex_lightning",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-    "lightning.pytorch.strategies",
-    "lightning.pytorch.profilers",
-    "lightning.pytorch.plugins",
-)
-"""Import roots whose classes a config may name; ``--trust PKG`` adds one."""
-
 NO_NEWS = (
     ".*does not have many workers.*",  # reading in the training process is faster for packed and synthetic tiles
     ".*`srun` command is available.*",
@@ -63,28 +49,8 @@ NO_NEWS = (
 )
 """Warnings that are left out."""
 
-CONFIG = ("--config", "-c")
-"""The words before the name of a config."""
-
-SCENE = "--data.scene"
-"""The word before the files of a scene."""
-
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
-
-
-def config_file(name: str) -> Path:
-    """A config as given, in ``./configs/``, or among those that come with the package.
-
-    Raises:
-        MapexError: there is none; the sentence lists the names that exist.
-    """
-    packaged = packaged_configs()
-    for candidate in (Path(name), Path("configs") / name, packaged / name):
-        if candidate.is_file():
-            return candidate
-    known = [file.name for folder in {packaged, Path("configs")} for file in folder.glob("*.yaml")]
-    raise unknown("config", name, set(known), "Or give the path of a YAML file of your own")
 
 
 def whole_numbers_first() -> None:
@@ -101,12 +67,6 @@ def whole_numbers_first() -> None:
 
 
 whole_numbers_first()
-
-
-def packaged_configs() -> Path:
-    """The folder of the configs that come with the package, in a wheel or in a checkout."""
-    inside = Path(str(files("mapex_lightning"))) / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 class MapexCLI(LightningCLI):
@@ -293,7 +253,7 @@ def build(
     Raises:
         MapexError: a setting is unknown or cannot be used.
     """
-    words = _with_scene(_with_paths(_trust(list(words))))
+    words = with_scene(with_paths(trust(list(words))))
     _quiet()
     if "--help-all" in words:
         words = ["--help"]
@@ -306,18 +266,6 @@ def build(
         if sentence is None:
             raise
         raise sentence from None
-
-
-def sentence_of(error: BaseException) -> MapexError | None:
-    """The sentence for an error in building: one of ours, though jsonargparse has wrapped it, or of jsonargparse.
-
-    Returns:
-        None for an error that is neither, which is a fault of the program.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, MapexError):
-        cause = cause.__cause__
-    return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
 
 
 class _DataAlone(MapexCLI):
@@ -346,108 +294,12 @@ def data_of(command: str, words: Sequence[str]) -> TileData:
     return data
 
 
-def _trust(words: list[str]) -> list[str]:
-    """Takes ``--trust PKG`` out of the words and limits what configs may import."""
-    allowed = list(TRUSTED)
-    while "--trust" in words:
-        at = words.index("--trust")
-        if at + 1 == len(words):
-            raise MapexError("--trust needs the name of a package, such as --trust mypackage.")
-        allowed.append(words[at + 1])
-        del words[at : at + 2]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
-    return words
-
-
-def _with_paths(words: list[str]) -> list[str]:
-    """The words with the names of configs resolved by `config_file`."""
-    found = list(words)
-    for at, word in enumerate(words):
-        if word in CONFIG and at + 1 < len(words):
-            found[at + 1] = str(config_file(words[at + 1]))
-        elif word.startswith("--config="):
-            found[at] = f"--config={config_file(word.removeprefix('--config='))}"
-    return found
-
-
-def _with_scene(words: list[str]) -> list[str]:
-    """The words with the files after ``--data.scene`` as one: of each sensor for ``s2=A.tif s1=B.tif``, else a list."""
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{SCENE}=") else [word])]
-    if SCENE not in words:
-        return words
-    start = words.index(SCENE) + 1
-    end = next((at for at in range(start, len(words)) if words[at].startswith("-")), len(words))
-    files = words[start:end]
-    if not files:
-        raise MapexError(f"{SCENE} needs the files of a scene, such as {SCENE} s2=A.tif s1=B.tif.")
-    if files[0][0] in "{[":  # YAML
-        return words
-    named: dict[str, list[str]] = {}
-    for file in files:
-        sensor, equals, path = file.partition("=")
-        if equals and sensor.isidentifier():
-            named.setdefault(sensor, []).append(path)
-    if named and sum(map(len, named.values())) < len(files):
-        raise MapexError(f"{SCENE} takes files with a sensor before each, such as s2=A.tif, or without one throughout.")
-    return [*words[: start - 1], f"{SCENE}={json.dumps(named or files)}", *words[end:]]
-
-
 def _quiet() -> None:
     """Leaves out what is no news to users: hints of Lightning, and what it has to mend itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in NO_NEWS:
         warnings.filterwarnings("ignore", pattern)
-
-
-def _sentence(error: ArgumentError) -> MapexError:
-    """What jsonargparse says, in the shape of our own errors, with the nearest known name."""
-    message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
-    message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)
-    message = message.removesuffix(" - Expected a <class 'NoneType'>")
-    if re.search(r"arguments are required: .*model$", message):
-        return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
-    if block := _strange_setting(message):
-        return block
-    key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
-    name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
-    kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
-    if name and key and key[1] in kinds and "." not in name[1]:
-        kind, its = kinds[key[1]]
-        return unknown(kind, name[1], its)
-    word, known = (name[1], _known_classes()) if name else (key[1] if key else "", _known_keys())
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
-    return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
-
-
-def _strange_setting(message: str) -> MapexError | None:
-    """The sentence for a setting that is none of the block that it stands in, such as a data set or a sensor."""
-    found = re.findall(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted", message)
-    if not found:
-        return None
-    path, setting = found[-1]
-    module, _, name = path.rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
-    taken = inspect.signature(kind).parameters if isinstance(kind, type) else {}
-    if not taken or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
-        return None
-    place = "".join(f"{key}: " for key in re.findall(r'Parser key "([\w.]+)"', message))
-    return MapexError(f"{place}{unknown('setting', setting, taken, where=f'of {name}')}")
-
-
-def _known_classes() -> list[str]:
-    return [Pretrain.__name__, FineTune.__name__, *sets.__all__]
-
-
-def _known_keys() -> list[str]:
-    keys = [f"trainer.{name}" for name in inspect.signature(pl.Trainer).parameters]
-    keys += [f"data.{name}" for name in inspect.signature(TileData).parameters]
-    for kind in (Pretrain, FineTune):
-        keys += [
-            f"{prefix}.{name}" for prefix in ("model", "model.init_args") for name in inspect.signature(kind).parameters
-        ]
-    return [*keys, *Outputs._fields, "ckpt", "run", "config", "seed_everything"]
 
 
 def run(command: str, words: Sequence[str]) -> None:

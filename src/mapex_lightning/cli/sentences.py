@@ -1,0 +1,80 @@
+"""Sentences for settings that cannot be used, in place of jsonargparse's own."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+
+import lightning.pytorch as pl
+from jsonargparse import ArgumentError
+
+from mapex_lightning.data import sets
+from mapex_lightning.data.module import TileData
+from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.maps import Outputs
+from mapex_lightning.train.pretrain import Pretrain
+
+
+def sentence_of(error: BaseException) -> MapexError | None:
+    """The sentence for an error in building: one of ours, though jsonargparse has wrapped it, or of jsonargparse.
+
+    Returns:
+        None for an error that is neither, which is a fault of the program.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MapexError):
+        cause = cause.__cause__
+    return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
+
+
+def _sentence(error: ArgumentError) -> MapexError:
+    """What jsonargparse says, in the shape of our own errors, with the nearest known name."""
+    message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
+    message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)
+    message = message.removesuffix(" - Expected a <class 'NoneType'>")
+    if re.search(r"arguments are required: .*model$", message):
+        return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
+    if block := _strange_setting(message):
+        return block
+    key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
+    name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
+    kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
+    if name and key and key[1] in kinds and "." not in name[1]:
+        kind, its = kinds[key[1]]
+        return unknown(kind, name[1], its)
+    word, known = (name[1], _known_classes()) if name else (key[1] if key else "", _known_keys())
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
+    return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
+
+
+def _strange_setting(message: str) -> MapexError | None:
+    """The sentence for a setting that is none of the block that it stands in, such as a data set or a sensor."""
+    found = re.findall(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted", message)
+    if not found:
+        return None
+    path, setting = found[-1]
+    module, _, name = path.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    taken = inspect.signature(kind).parameters if isinstance(kind, type) else {}
+    if not taken or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        return None
+    place = "".join(f"{key}: " for key in re.findall(r'Parser key "([\w.]+)"', message))
+    return MapexError(f"{place}{unknown('setting', setting, taken, where=f'of {name}')}")
+
+
+def _known_classes() -> list[str]:
+    return [Pretrain.__name__, FineTune.__name__, *sets.__all__]
+
+
+def _known_keys() -> list[str]:
+    keys = [f"trainer.{name}" for name in inspect.signature(pl.Trainer).parameters]
+    keys += [f"data.{name}" for name in inspect.signature(TileData).parameters]
+    for kind in (Pretrain, FineTune):
+        keys += [
+            f"{prefix}.{name}" for prefix in ("model", "model.init_args") for name in inspect.signature(kind).parameters
+        ]
+    return [*keys, *Outputs._fields, "ckpt", "run", "config", "seed_everything"]
