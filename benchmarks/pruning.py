@@ -12,7 +12,8 @@ them, and for no mixture at all. Tokens keep the gates of the experts that they 
 with a gate near 0.
 
 Equivalence: accuracy of full minus pruned, paired over seeds and test tiles, with its 90 % interval, by probes of their
-own and after fine-tuning, in float32 and in float64: in float32 the two drift apart by rounding.
+own and after fine-tuning: in float32, in float64 (no drift by rounding), and in float64 with both sealed first, so that
+neither router can send tokens to experts that the other does not have.
 
 Writes results.json after every seed; what was already done in FOLDER is not done again. `--parts` does only some.
 """
@@ -269,32 +270,34 @@ def tuned(encoder: Encoder, task: Labelled, seed: int, dtype: torch.dtype = torc
     return float((torch.cat(parts).argmax(1) == task.labels["test"]).double().mean())
 
 
-def both(full: Encoder, sensor: str) -> dict[str, Encoder]:
-    """The full encoder and two pruned ones: as it is, and sealed first."""
-    sealed = copy.deepcopy(full)
-    sealed.seal(sealing(sealed.config, {block: mixture.census for block, mixture in sealed.mixtures.items()}))
-    return {
-        "full": full,
-        "pruned": rebuilt(prune(as_checkpoint(full), [sensor])[0]),
-        "sealed and pruned": rebuilt(prune(as_checkpoint(sealed), [sensor])[0]),
-    }
+def sealed(full: Encoder) -> Encoder:
+    """The same encoder, its experts fixed per sensor."""
+    encoder = copy.deepcopy(full)
+    encoder.seal(sealing(encoder.config, {block: mixture.census for block, mixture in encoder.mixtures.items()}))
+    return encoder
+
+
+def pruned(encoder: Encoder, sensor: str) -> Encoder:
+    """The part of an encoder that a sensor needs."""
+    return rebuilt(prune(as_checkpoint(encoder), [sensor])[0])
 
 
 def equivalence(model: Pretrain, collection: Collection, sensor: str, seed: int) -> Figures:
-    """Accuracies of the full encoder and of the pruned ones."""
-    task, found = labelled(collection, sensor), Figures()
-    for name, encoder in both(model.encoder, sensor).items():
+    """Accuracies of the full encoder and of two pruned ones: as it is, and sealed first."""
+    task, full, found = labelled(collection, sensor), model.encoder, Figures()
+    models = {"full": full, "pruned": pruned(full, sensor), "sealed and pruned": pruned(sealed(full), sensor)}
+    for name, encoder in models.items():
         test = features(encoder, sensor, task.images["test"]).numpy()
         found[f"probe/{name}"] = float(probe(encoder, task).score(test, task.labels["test"].numpy()))
         found[f"fine-tuned/{name}"] = tuned(encoder, task, seed)
     return found
 
 
-def without_rounding(model: Pretrain, collection: Collection, sensor: str, seed: int) -> Figures:
-    """Accuracies after fine-tuning in float64."""
+def without_rounding(encoder: Encoder, collection: Collection, sensor: str, seed: int, how: str) -> Figures:
+    """Accuracies of an encoder and of its pruned self after fine-tuning in float64."""
     task = labelled(collection, sensor)
-    models = both(model.encoder, sensor)
-    return {f"float64/{name}": tuned(models[name], task, seed, torch.float64) for name in ("full", "pruned")}
+    models = {"full": encoder, "pruned": pruned(encoder, sensor)}
+    return {f"{how}/{name}": tuned(one, task, seed, torch.float64) for name, one in models.items()}
 
 
 def interval(differences: Sequence[float], level: float = 0.9) -> tuple[float, float]:
@@ -321,7 +324,7 @@ def tables(results: Iterable[Mapping[str, Mapping[str, Figures]]]) -> str:
             sizes = [_cell(drawn, sensor, f"{point}/{figure}") for figure in ("removed", "retained")]
             lines.append(f"{way[2:]:24s} {' '.join(f'{cell:>16s}' for cell in (*sizes, *cells))}")
     lines += ["", "accuracy of the first minus the second: mean over seeds, 90 % interval, and whether within 1 point"]
-    for part in ("equivalence", "float64"):
+    for part in ("equivalence", "float64", "sealed"):
         having = [run[part] for run in every if part in run]
         for sensor in having[0] if having else ():
             for pair in (name for name in having[0][sensor] if not name.endswith("/full")):
@@ -351,7 +354,7 @@ def _cell(every: Sequence[Mapping[str, Mapping[str, Figures]]], sensor: str, nam
     return f"{statistics.mean(values):.4f} ({deviation:.4f})"
 
 
-PARTS = ("curves", "equivalence", "float64")
+PARTS = ("curves", "equivalence", "float64", "sealed")
 
 
 def one(collection: Collection, steps: int, seed: int, parts: Sequence[str] = PARTS) -> dict[str, dict[str, Figures]]:
@@ -363,8 +366,9 @@ def one(collection: Collection, steps: int, seed: int, parts: Sequence[str] = PA
         found["curves"] = {sensor: curves.of(sensor) for sensor in TASKS}
     if "equivalence" in parts:
         found["equivalence"] = {sensor: equivalence(model, collection, sensor, seed) for sensor in TASKS}
-    if "float64" in parts:
-        found["float64"] = {sensor: without_rounding(model, collection, sensor, seed) for sensor in TASKS}
+    for part, encoder in (("float64", model.encoder), ("sealed", sealed(model.encoder))):
+        if part in parts:
+            found[part] = {sensor: without_rounding(encoder, collection, sensor, seed, part) for sensor in TASKS}
     return found
 
 

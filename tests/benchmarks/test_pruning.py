@@ -101,7 +101,7 @@ def test_tables_hold_every_sensor_and_verdict(collection: Collection, monkeypatc
     monkeypatch.setattr(pruning, "DRAWS", 1)
     text = tables([pruning.one(collection, 1, seed) for seed in (0, 1)])
     assert "radar kept, 2 seeds" in text
-    assert len([line for line in text.splitlines() if line.startswith("radar ") and "full - " in line]) == 5
+    assert len([line for line in text.splitlines() if line.startswith("radar ") and "full - " in line]) == 6
     assert "no mixture" in text
 
 
