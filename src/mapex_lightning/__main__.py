@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mapex_lightning import __version__
+
+if TYPE_CHECKING:
+    from mapex_lightning.errors import MapexError
 
 PAGES = Path(__file__).parent / "help"
 """What each command says of itself, a file each; ``mapex.txt`` is what all of them say together."""
@@ -84,6 +90,7 @@ def _run(words: list[str]) -> int:
 
 
 def _dispatch(command: str, rest: list[str]) -> None:
+    _show_stacks_when_asked()
     if command in LIGHT:
         import_module(f"mapex_lightning.commands.{command}").run(rest)
     else:
@@ -92,9 +99,15 @@ def _dispatch(command: str, rest: list[str]) -> None:
         cli.run(command, rest)
 
 
-def _refuse(error: Exception) -> int:
-    print(f"mapex: {error}", file=sys.stderr)
-    return 2
+def _refuse(error: MapexError) -> int:
+    print(f"mapex: {error}", file=sys.stderr, flush=True)
+    return error.code
+
+
+def _show_stacks_when_asked() -> None:
+    """SIGUSR2 prints where every thread is and lets the process go on; its forked workers inherit that."""
+    if hasattr(signal, "SIGUSR2") and sys.__stderr__ is not None:
+        faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,12 @@ from mapex_lightning.train.callbacks import (
 )
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.liveness import company
 from mapex_lightning.train.maps import Outputs, maps_of
+from mapex_lightning.train.memory import enough_memory
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
+from mapex_lightning.train.watch import Watch
 
 NO_NEWS = (
     ".*does not have many workers.*",  # reading in the training process is faster for packed and synthetic tiles
@@ -218,7 +221,7 @@ class MapexCLI(LightningCLI):
         last = ModelCheckpoint(self.folder, Path(LAST).stem, enable_version_counter=False)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
-        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, best, last]
+        return [Watch(), throughput, progress, Pictures(self.folder / "pictures"), *rates, best, last]
 
     def save_settings(self) -> None:
         """Writes all settings of the run as ``config.yaml``."""
@@ -309,7 +312,9 @@ def run(command: str, words: Sequence[str]) -> None:
         MapexError: something that was given cannot be used.
     """
     try:
-        _run(build(command, words), command)
+        cli = build(command, words)
+        with company(cli.trainer), enough_memory(cli.trainer, cli.model, cli.datamodule):
+            _run(cli, command)
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
 from mapex_lightning.errors import MapexError
@@ -22,7 +23,7 @@ from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.optim import Optimiser, configure
+from mapex_lightning.train.optim import Optimiser, clip, configure
 
 Batch = Tiles | tuple[Tiles, Tensor]
 
@@ -59,6 +60,8 @@ class MapexModule(LightningModule, ABC):
     """Whether the best is the ``min`` or the ``max``."""
     noted: Mapping[str, float]
     """The latest figures of a training step that were logged."""
+    passed: Tensor | None
+    """Whether the latest step was passed over, as `clip` returns it; None where a gradient scaler decides."""
 
     def __init__(self, encoder: Encoder, lineage: Sequence[str], optimiser: Optimiser, seed: int = 0) -> None:
         super().__init__()
@@ -67,6 +70,7 @@ class MapexModule(LightningModule, ABC):
         self.optimiser = optimiser
         self.seed = seed
         self.noted = {}
+        self.passed = None
         self._observing = ExitStack()
         self.routing: dict[int, dict[str, Tensor]] = {}
         """Figures of specialisation per mixture block, of the last census."""
@@ -97,6 +101,19 @@ class MapexModule(LightningModule, ABC):
         steps = int(self.trainer.estimated_stepping_batches)
         optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips, and passes over gradients that are no numbers; with 16-mixed the gradient scaler does the latter."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.passed = None
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.passed = clip(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def generator(self, *parts: int | str) -> torch.Generator:
         """Randomness that is a function of the seed and the parts, on the module's device."""
