@@ -25,6 +25,18 @@ LIGHT = ("doctor", "info", "pack", "prune", "tiles")
 """Commands with a module of their own in `mapex_lightning.commands`; the others need a Trainer from the start."""
 
 
+READING = {
+    "DataLoader worker": (
+        "A process that reads data was ended from outside ({}), as happens where memory runs out. Use fewer of them "
+        "(--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
+    ),
+    "DataLoader timed out": (
+        "No process that reads data has brought a batch in time ({}), as happens where a network file system has gone. "
+        "See that the data can be read; where reading is that slow, raise data.timeout (minutes)."
+    ),
+}
+"""How PyTorch's errors about processes that read data begin, and what is said in their place."""
+
 STOPPED = 130
 """The exit code of what was stopped with Ctrl-C, as shells know it."""
 
@@ -77,15 +89,10 @@ def _run(words: list[str]) -> int:
         print("mapex: stopped", file=sys.stderr)
         return STOPPED
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        found = str(error).splitlines()[0].rstrip(". ")
-        return _refuse(
-            MapexError(
-                f"A process that reads data was ended from outside ({found}), as happens where memory runs out. Use "
-                "fewer of them (--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
-            )
-        )
+        for begins, sentence in READING.items():
+            if str(error).startswith(begins):
+                return _refuse(MapexError(sentence.format(str(error).splitlines()[0].rstrip(". "))))
+        raise
     return 0
 
 

@@ -312,14 +312,17 @@ def run(command: str, words: Sequence[str]) -> None:
         MapexError: something that was given cannot be used.
     """
     try:
-        cli = build(command, words)
-        with company(cli.trainer), enough_memory(cli.trainer, cli.model, cli.datamodule):
-            _run(cli, command)
+        _run(build(command, words), command)
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
 
 
 def _run(cli: MapexCLI, command: str) -> None:
+    with company(cli.trainer), enough_memory(cli.trainer, cli.model, cli.datamodule):
+        _go(cli, command)
+
+
+def _go(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")

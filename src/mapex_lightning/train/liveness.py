@@ -111,7 +111,7 @@ class Company:
         known, code = [], 1
         until = time.monotonic() + (1.0 if found else 0.0)
         while len(self._living()) == len(self.children) > 0 and time.monotonic() < until:
-            time.sleep(LOOK / 10)  # who has closed a connection may be about to end
+            time.sleep(0.05)  # who has closed a connection may be about to end
         if self.parent is not None and (state := self._parent_state()) != "there":
             known.append(f"rank {self.rank - int(os.environ['LOCAL_RANK'])} (process {self.parent}) is {state}")
         for number, child in enumerate(self.children, start=1):
@@ -145,7 +145,7 @@ class Company:
                 child.kill()
         until = time.monotonic() + seconds
         while self._living() and time.monotonic() < until:
-            time.sleep(LOOK / 10)
+            time.sleep(0.05)
         if hung := self._living():
             for child in hung:
                 child.send_signal(getattr(signal, "SIGUSR2", signal.SIGTERM))
@@ -212,7 +212,7 @@ def company(trainer: pl.Trainer) -> Iterator[None]:
         yield
     except BaseException as error:
         lost = others.lost(_first_line(error)) if from_another(error) else None
-        others.leave(GRACE)
+        others.leave(FAREWELL if getattr(error, "code", None) in FINE else GRACE)
         if lost is None:
             raise
         if torch.distributed.is_initialized():  # its threads may wait for the others when the process ends

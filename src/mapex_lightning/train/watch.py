@@ -234,7 +234,7 @@ def _told(ranks: Sequence[_Found]) -> str:
         return f"a loss that is no number with {those([rank.bad for rank in ranks])}"
     strange = any(rank.strange for rank in ranks)
     tiles = those([rank.strange if strange else rank.latest for rank in ranks])
-    return f"gradients that are no numbers, the loss is one, with {tiles}"
+    return f"a finite loss whose gradients are no numbers, with {tiles}"
 
 
 def named(tiles: Tiles, modalities: Sequence[Modality], data: TileData | None) -> str:
