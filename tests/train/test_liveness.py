@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,8 @@ from mapex_lightning.train import liveness
 from mapex_lightning.train.liveness import LAUNCHER, Company, company, from_another, state_of
 from tests.workshop import elsewhere, trainer_of
 
-TIMEOUT = 15
-"""Seconds that ranks wait for each other in these tests."""
+TIMEOUT = 60
+"""Seconds that ranks wait for each other in these tests, also for the second to be imported on a busy machine."""
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -215,11 +216,13 @@ def pair(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     tiles = "[{class_path: Synthetic, init_args: {train: 40, val: 4, test: 4, size: 16}}]"
     words = ["-m", "mapex_lightning", "fit", "--config", "pretrain.yaml", "--data.sets", tiles, "--data.size", "16"]
     words += ["--data.batch_size", "2", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
-    words += ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", f"0:00:{TIMEOUT}"]
+    words += ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", str(timedelta(seconds=TIMEOUT))]
     words += ["--trainer.max_epochs", "10000"]
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         first = subprocess.Popen([sys.executable, *words], cwd=folder, env=elsewhere(), stdout=out, stderr=err)
-    until((folder / "runs/pretrain/last.ckpt").is_file, 300)
+    last = folder / "runs/pretrain/last.ckpt"
+    until(lambda: last.is_file() or first.poll() is not None, 300)
+    assert last.is_file(), (folder / "err").read_text()
     children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
     return first, int(children[0])
 
