@@ -17,7 +17,7 @@ LAYERS = (
     {"__init__"},
     {"errors"},
     {"files"},
-    {"heatmap", "modality"},
+    {"heatmap", "modality", "proof"},
     {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},

@@ -21,7 +21,7 @@ from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import sweep, write_whole
 from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
@@ -329,6 +329,7 @@ def _run(cli: MapexCLI, command: str) -> None:
         model.encoder.patchify(data.examples(1))
         if trainer.is_global_zero:
             print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
+            sweep(cli.folder, below=True)
             cli.save_settings()
         trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
     elif command == "predict":
