@@ -27,6 +27,7 @@ import torch
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from mapex_lightning.errors import LostRank
+from mapex_lightning.train.preemption import TRY_AGAIN
 
 GRACE = 5.0
 """Seconds that a process has to end by itself once another one has."""
@@ -40,8 +41,8 @@ FAREWELL = 60.0
 LOOK = 0.5
 """Seconds between two looks."""
 
-FINE = (0, 75)
-"""Exit codes of processes that have done what they were asked for; 75 is that of a run that is to go on later."""
+FINE = (0, TRY_AGAIN)
+"""Exit codes of processes that have done what they were asked for."""
 
 FOUND = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|Connection (?:closed|reset) by peer|monitoredBarrier|wait timeout")
 """What messages of torch.distributed have in common, some of which are plain RuntimeErrors."""
@@ -86,6 +87,7 @@ class Company:
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer = trainer
         self.launcher = trainer.strategy.launcher
         self.timeout = vars(trainer.strategy).get("_timeout")
         self.world = trainer.world_size
@@ -125,11 +127,10 @@ class Company:
                 code = ended
         who = ", ".join(known) or f"one of the {self.world} ranks is gone or does not answer"
         waited = f" Ranks wait for each other for {self.timeout} (timeout of trainer.strategy)." if self.timeout else ""
-        return LostRank(
-            f"The job ends on rank {self.rank} since {who}{f' ({found})' if found else ''}.{waited} Checkpoints are "
-            "whole; go on from last.ckpt.",
-            code,
-        )
+        run = Path(self.trainer.default_root_dir).name
+        again = f" Checkpoints are whole; go on with mapex fit --run {run}." if self.trainer.state.fn == "fit" else ""
+        found = f" ({found})" if found else ""
+        return LostRank(f"The job ends on rank {self.rank} since {who}{found}.{waited}{again}", code)
 
     def leave(self, seconds: float) -> None:
         """Ends the watch, and the processes that this one has started after so many seconds, with their stacks."""
