@@ -14,7 +14,7 @@ from typing import Any, get_args
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -35,8 +35,9 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text
 from mapex_lightning.model.config import PRESETS
-from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, own_checkpoint
+from mapex_lightning.runs import LAST, RUNS, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
+from mapex_lightning.train.best import Best
 from mapex_lightning.train.callbacks import (
     Bar,
     Pictures,
@@ -250,13 +251,7 @@ class MapexCLI(LightningCLI):
         if not fitting:
             return []
         throughput = Throughput()
-        best = ModelCheckpoint(
-            self.folder,
-            Path(BEST).stem,
-            monitor=self.model.monitor,
-            mode=self.model.mode,
-            enable_version_counter=False,
-        )
+        best = Best(self.folder, self.model)
         last = Last(self.folder / LAST, self.config.save_minutes, named=self.config.run is not None)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
@@ -352,7 +347,11 @@ def run(command: str, words: Sequence[str]) -> None:
         MapexError: something that was given cannot be used.
     """
     try:
-        _run(build(command, words), command)
+        cli = build(command, words)
+        try:
+            _run(cli, command)
+        except SystemExit as stop:  # Lightning's way to end after Ctrl-C
+            raise KeyboardInterrupt from stop
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
 
