@@ -17,7 +17,7 @@ LAYERS = (
     {"__init__"},
     {"errors"},
     {"claim", "files", "signals"},
-    {"heatmap", "modality"},
+    {"heatmap", "modality", "proof"},
     {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},

@@ -135,7 +135,7 @@ def going_on(batches: int, world: int, size: int, accumulate: int) -> str | None
     """What is said where a run of two processes with eight tiles each and two batches per step goes on differently."""
     noted = {"sharing": {"world": 2, "batch_size": 8, "accumulate": 2}}
     given = {"data.batch_size": size, "trainer.accumulate_grad_batches": accumulate}
-    return check_processes(Start(Path("runs/x"), Path("last.ckpt"), (), 5, batches, noted), given, world)
+    return check_processes(Start(Path("runs/x"), Path("last.ckpt"), (), 5, {"batches": batches}, noted), given, world)
 
 
 def test_on_other_processes_a_step_must_be_of_as_many_tiles_and_in_an_epoch_each_batch_too() -> None:

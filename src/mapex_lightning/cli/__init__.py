@@ -27,13 +27,14 @@ from mapex_lightning.cli.starting import (
     begun,
     check_processes,
     flat,
+    place_of,
     start_of,
     with_settings,
 )
 from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_text
+from mapex_lightning.files import sweep, write_text
 from mapex_lightning.model.config import PRESETS
 from mapex_lightning.runs import LAST, RUNS, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
@@ -44,9 +45,9 @@ from mapex_lightning.train.callbacks import (
     PlainProgress,
     Predictions,
     Throughput,
-    WholeCheckpointIO,
     write_results,
 )
+from mapex_lightning.train.checkpointing import WholeCheckpointIO
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.journal import METRICS, Metrics
@@ -96,6 +97,7 @@ class MapexCLI(LightningCLI):
         self.prune = prune
         self.start = Start(Path())
         self.resume: Path | None = None
+        self.place: dict[str, int] = {}
         with warnings.catch_warnings():
             # Words are passed because the command came first; the launcher of DDP re-runs sys.argv, which is whole.
             warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
@@ -160,19 +162,18 @@ class MapexCLI(LightningCLI):
             super().instantiate_classes()
 
     def _go_on(self, last: Path) -> None:
-        self.resume = last
+        self.resume, self.place = last, dict(self.start.place)
         if self.config.model.init_args.encoder not in PRESETS:
             self.config.model.init_args.encoder = str(last)  # what the run was started from need not be there any more
         if self.config.ckpt:
             _say(f"--ckpt {self.config.ckpt} is where the run {self.folder.name} was to begin; it goes on from {last}")
 
     def _start_from(self, path: Path) -> None:
-        found = describe(read(path))
+        checkpoint = read(path)
         model = self.config.model
-        same = found.kind == ("pretrain" if model.class_path.endswith("Pretrain") else "finetune")
-        whole = "optimizer_states" in read(path)
-        if same and whole:
-            self.resume = path
+        same = describe(checkpoint).kind == ("pretrain" if model.class_path.endswith("Pretrain") else "finetune")
+        if same and "optimizer_states" in checkpoint:
+            self.resume, self.place = path, place_of(checkpoint)
             if model.class_path.endswith("FineTune"):
                 model.init_args.encoder = str(path)
             _say(f"resuming {path}: its weights, optimiser and step count win over the config's")
@@ -392,12 +393,12 @@ def _fit(cli: MapexCLI) -> None:
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            sweep(cli.folder, below=True)
             if cli.start.last is None:
                 cli.save_settings()
             else:
                 print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
-        if cli.resume:
-            cli.datamodule.load_state_dict(read(cli.resume).get(type(cli.datamodule).__qualname__, {}))
+        cli.datamodule.load_state_dict(cli.place)
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
 
 
