@@ -359,7 +359,7 @@ def run(command: str, words: Sequence[str]) -> None:
 
 def _run(cli: MapexCLI, command: str) -> None:
     if cli.start.complete:
-        _say(f"the run {cli.folder.name} is complete, after {cli.start.step} steps: {cli.folder}")
+        _say(f"run folder: {cli.folder}\nthe run {cli.folder.name} is complete, after {cli.start.step} steps")
         return
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
