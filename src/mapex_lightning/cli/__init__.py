@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
+from mapex_lightning.cli.devices import batch_line, check, minutes, set_timeout
 from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
 from mapex_lightning.data.module import TileData
@@ -45,6 +46,7 @@ NO_NEWS = (
     ".*GPU available but not used.*",
     "Checkpoint directory .* exists and is not empty.*",  # the settings are written there first
     "The dirpath has changed.*",  # a resumed run has a folder of its own
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
 )
 """Warnings that are left out."""
@@ -102,6 +104,8 @@ class MapexCLI(LightningCLI):
         """What Lightning has no word for."""
         parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        default = minutes(self.command)
+        parser.add_argument("--timeout", type=float, default=default, help="minutes a process waits for the others")
         for name in Outputs._fields if self.command == "predict" else ():
             parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
         parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
@@ -181,6 +185,8 @@ class MapexCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The Trainer, with loggers, callbacks and safe checkpoints of our own."""
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
+        set_timeout(self.config_init.timeout)
+        check(settings, os.environ)
         fitting = self.command == "fit"
         settings["default_root_dir"] = str(self.folder)
         ours = self._callbacks(fitting, logged=settings["logger"] is not False)
@@ -329,6 +335,8 @@ def _run(cli: MapexCLI, command: str) -> None:
         model.encoder.patchify(data.examples(1))
         if trainer.is_global_zero:
             print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
+            if line := batch_line(trainer, data.batch_size):
+                print(line, flush=True)
             cli.save_settings()
         trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
     elif command == "predict":

@@ -12,7 +12,11 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
 from mapex_lightning.errors import MapexError
@@ -23,6 +27,7 @@ from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.optim import Optimiser, configure
+from mapex_lightning.train.sharded import FullySharded
 
 Batch = Tiles | tuple[Tiles, Tensor]
 
@@ -53,6 +58,8 @@ class MapexModule(LightningModule, ABC):
     """
 
     kind: ClassVar[Kind]
+    passes: ClassVar[tuple[str, ...]] = ()
+    """The methods, beside ``forward``, that are a pass through the weights; see `FullySharded`."""
     monitor: str
     """The figure by which the best checkpoint is chosen."""
     mode: str
@@ -92,11 +99,37 @@ class MapexModule(LightningModule, ABC):
             raise MapexError("The checkpoint to resume holds another encoder than the config describes; use its own.")
         self.lineage = found.lineage[:-1]
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are shared out over the processes, which must then make the same passes."""
+        return isinstance(self.trainer.strategy, FullySharded) and self.trainer.state.fn == TrainerFn.FITTING
+
+    def configure_model(self) -> None:
+        """Shares the weights out over the processes where the Trainer's strategy says so."""
+        if isinstance(self.trainer.strategy, FullySharded) and self.sharded:
+            self.trainer.strategy.shard(self, self.passes)
+
     def configure_optimizers(self) -> Any:
         """AdamW and a schedule per step."""
         steps = int(self.trainer.estimated_stepping_batches)
-        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps)
+        # A scaler of float16's gradients has to look at them, and so they be clipped, before the optimiser does.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps, fused=not scaled)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips gradients, of a fused optimiser under autocast too.
+
+        There Lightning refuses, because a fused optimiser could be one that unscales the gradients itself; without a
+        scaler nothing is scaled, and with one `configure_optimizers` makes none that is fused.
+        """
+        plugin, algorithm = self.trainer.precision_plugin, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def generator(self, *parts: int | str) -> torch.Generator:
         """Randomness that is a function of the seed and the parts, on the module's device."""
