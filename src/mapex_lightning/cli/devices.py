@@ -61,7 +61,7 @@ def check(settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
                 f"{devices * nodes}. Set trainer.num_nodes to torchrun's --nnodes."
             )
     elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in INTERACTIVE:
-        _check_slurm(environment, devices, nodes)
+        _check_slurm(environment, devices, nodes, alone=devices * nodes == 1 and settings["strategy"] == "auto")
     elif nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= environment.keys():
         raise MapexError(
             f"trainer.num_nodes is {nodes}, and this process knows neither where the others are nor its own number. "
@@ -130,17 +130,20 @@ def _check_launched(launcher: str, option: str, processes: int | None, devices: 
         )
 
 
-def _check_slurm(environment: Mapping[str, str], devices: int, nodes: int) -> None:
-    tasks = int(environment["SLURM_NTASKS"])
-    if "SLURM_STEP_ID" not in environment and max(tasks, devices * nodes) > 1:
+def _check_slurm(environment: Mapping[str, str], devices: int, nodes: int, alone: bool) -> None:
+    """Tasks against devices; Lightning takes any process that knows of Slurm's tasks for one of them."""
+    tasks, told = int(environment["SLURM_NTASKS"]), "SLURM_NTASKS_PER_NODE" in environment
+    if "SLURM_STEP_ID" not in environment:  # in the batch script itself
+        if tasks == devices * nodes == 1 or (alone and told):
+            return
         raise MapexError(
-            f"This job has {tasks} tasks, and mapex was started once, without srun, and would wait for others in vain. "
-            "Write srun mapex ... in the batch script."
+            f"This job has {tasks} tasks and mapex was started once, without srun: it would wait for others in vain. "
+            "Write srun mapex ... in the batch script, with --ntasks-per-node equal to trainer.devices."
         )
     there = int(environment.get("SLURM_JOB_NUM_NODES", environment.get("SLURM_NNODES", nodes)))
     if there != nodes:
         raise MapexError(f"Slurm gave {there} nodes and trainer.num_nodes is {nodes}; set it to {there}.")
-    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+    if tasks > 1 and not told:
         raise MapexError(
             f"Slurm starts {tasks} tasks and was not told how many per node; give sbatch (or srun) "
             f"--ntasks-per-node={devices} instead of --ntasks."
