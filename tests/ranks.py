@@ -18,7 +18,7 @@ SECONDS = 240.0
 
 # The ranks are forks of a process that has imported everything already, which takes a process of its own many seconds.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mapex_lightning.cli", "tests.small", "tests.workshop"])
+_context.set_forkserver_preload(["mapex_lightning.cli"])
 
 
 def together(
