@@ -31,9 +31,9 @@ from mapex_lightning.train.callbacks import (
     PlainProgress,
     Predictions,
     Throughput,
-    WholeCheckpointIO,
     write_results,
 )
+from mapex_lightning.train.checkpointing import WholeCheckpointIO
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs, maps_of

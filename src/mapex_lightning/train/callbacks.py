@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from mapex_lightning.checkpoint import read, write
 from mapex_lightning.data.legend import check_classes
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
@@ -30,18 +28,6 @@ from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
 from mapex_lightning.train.pretrain import Pretrain
-
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their target and renames them; reads them safely."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Lightning's own way writes to a temporary folder and copies, which a crash cuts short."""
-        write(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Only plain weights, whatever the caller or the environment asks for."""
-        return read(Path(path))
 
 
 def data_of(trainer: pl.Trainer) -> TileData:
