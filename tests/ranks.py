@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import socket
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -74,6 +76,8 @@ def _rank(end: Connection, variables: Mapping[str, str], folder: str, work: Call
     os.environ.update(variables)
     os.chdir(folder)
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # what Lightning says of itself
     try:
         end.send((None, work(*args)))
     except BaseException:

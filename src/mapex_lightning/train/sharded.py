@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -58,30 +59,12 @@ class FullySharded(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, module: LightningModule, passes: Sequence[str]) -> None:
-        """Shares out the weights of a module that is to be trained, block by block and then the rest.
-
-        Under autocast to bfloat16 the matrices of a block travel in it, for it is what their products are made in;
-        gradients are added up in float32, and all else, routers above all, keeps float32 throughout.
-
-        Args:
-            module: the module.
-            passes: the names of its methods, beside ``forward``, that are a pass through its weights. A training step
-                makes exactly one pass: processes that made different numbers would wait for each other for ever.
-        """
-        for tensor in chain(module.parameters(), module.buffers()):  # as DDP does: whatever differed is the first's
+        """Shares out the weights of a module that is to be trained; see `share_out`."""
+        for tensor in chain(module.parameters(), module.buffers()):  # as DDP does: what differed is the first one's
             moved = tensor.detach().to(self.root_device)
             torch.distributed.broadcast(moved, 0)
             tensor.data.copy_(moved)
-        mesh, whole = self.device_mesh["data_parallel"], MixedPrecisionPolicy(cast_forward_inputs=False)
-        short = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for block in [part for part in module.modules() if isinstance(part, Block | CrossBlock)]:
-            if self.precision_plugin.precision == "bf16-mixed":
-                matrices: list[nn.Module] = [m for m in block.modules() if isinstance(m, nn.Linear | Experts)]
-                fully_shard(matrices, mesh=mesh, mp_policy=short)
-            fully_shard(block, mesh=mesh, mp_policy=whole)
-        fully_shard(module, mesh=mesh, mp_policy=whole)
-        for name in passes:
-            register_fsdp_forward_method(module, name)
+        share_out(module, self.device_mesh["data_parallel"], passes, half=self.precision_plugin.precision != "32-true")
 
     def on_validation_start(self) -> None:
         """Gathers all weights, so that from now on no process waits for another."""
@@ -125,6 +108,29 @@ class FullySharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, found.get("optimizer_states", ()), strict=False):
             optimizer.load_state_dict(_shared_out(optimizer, state))
         return found
+
+
+def share_out(module: nn.Module, mesh: DeviceMesh, passes: Sequence[str] = (), half: bool = False) -> None:
+    """Shares out the weights of a module, block by block and then the rest.
+
+    Args:
+        module: the module.
+        mesh: the processes.
+        passes: the names of its methods, beside ``forward``, that are a pass through its weights. A training step makes
+            exactly one pass: processes that made different numbers would wait for each other for ever.
+        half: whether products are made in bfloat16, by autocast. Then experts, most of the weights, travel in it; their
+            gradients are added up in float32, and all else, routers above all, keeps float32 throughout.
+    """
+    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+    short = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for block in [part for part in module.modules() if isinstance(part, Block | CrossBlock)]:
+        experts: list[nn.Module] = [part for part in block.modules() if isinstance(part, Experts)]
+        if half and experts:
+            fully_shard(experts, mesh=mesh, mp_policy=short)
+        fully_shard(block, mesh=mesh, mp_policy=whole)
+    fully_shard(module, mesh=mesh, mp_policy=whole)
+    for name in passes:
+        register_fsdp_forward_method(module, name)
 
 
 def _shared_out(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
