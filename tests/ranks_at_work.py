@@ -28,7 +28,6 @@ from mapex_lightning.train.checkpointing import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.sharded import FullySharded
-from tests.builders import SENSORS
 from tests.workshop import trainer_of
 
 BATCH = 2
@@ -139,8 +138,21 @@ def train(
 ) -> dict[str, Any]:
     """Pre-trains nano, or fine-tunes it for a task, on tiles of which some lack sensors.
 
+    Args:
+        strategy: ``ddp`` or ``fsdp2``, where there are several ranks.
+        ranks: how many.
+        batch: tiles per rank.
+        task: of fine-tuning; pre-training where there is none.
+        epochs: of the run.
+        save: where to write a checkpoint at the end.
+        resume: the checkpoint to go on from.
+        stop_after: epochs.
+        router: of pre-training.
+        settings: of the Trainer; ``further`` callbacks are added to those that watch.
+
     Returns:
-        Losses of the steps, figures of the validation, the census and the learning rate at the end.
+        Losses of the batches, the learning rate after each, the number of steps, figures of the
+        validation, the census and the sealed sets.
     """
     torch.manual_seed(0)
     named: Any = {"ddp": DDPStrategy, "fsdp2": FullySharded}
@@ -162,7 +174,7 @@ def train(
         devices=ranks,
         strategy=chosen,
         max_epochs=epochs,
-        callbacks=[watched],
+        callbacks=[watched, *settings.pop("further", [])],
         plugins=[*settings.pop("plugins", []), WholeCheckpointIO()],
         gradient_clip_val=1.0,
         **settings,

@@ -114,7 +114,7 @@ def test_however_devices_are_written_they_are_counted(devices: Any) -> None:
 @pytest.mark.usefixtures("gpus")
 @pytest.mark.parametrize("devices", [1, "1", "1,", [1]])
 def test_one_device_is_not_two_tasks(devices: Any) -> None:
-    with pytest.raises(MapexError, match="trainer.devices makes 1"):
+    with pytest.raises(MapexError, match=r"trainer\.devices makes 1"):
         check(settings(accelerator="gpu", devices=devices), {**STEP, **TOLD})
 
 

@@ -42,6 +42,12 @@ def logging_interval(trainer: Trainer) -> int:
     return int(vars(trainer)["log_every_n_steps"])
 
 
+def ends_step(trainer: Trainer) -> bool:
+    """Whether the batch at hand is the last of those that share an optimiser step."""
+    batches = trainer.fit_loop.batch_idx + 1
+    return batches % trainer.accumulate_grad_batches == 0 or batches == trainer.num_training_batches
+
+
 def fold(*parts: int | str) -> int:
     """A seed made of parts: the same parts give the same seed on every machine."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
@@ -150,10 +156,10 @@ class MapexModule(LightningModule, ABC):
         """Gives figures of one training step to the loggers, at the Trainer's interval, and keeps them in `noted`.
 
         Not by ``self.log``, which keeps, averages and moves every figure by itself: half a millisecond each. Here all
-        of them wait for the device once. Of the batches that share an optimiser step the last one's stay.
+        of them wait for the device once. Of the batches that share an optimiser step the last one's are taken.
         """
         step = self.trainer.global_step
-        if (step + 1) % logging_interval(self.trainer) == 0:
+        if (step + 1) % logging_interval(self.trainer) == 0 and ends_step(self.trainer):
             values = torch.stack([figure.detach().float() for figure in figures.values()]).tolist()
             self.noted = dict(zip(figures, values, strict=True))
             for logger in self.trainer.loggers:

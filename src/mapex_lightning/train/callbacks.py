@@ -124,7 +124,7 @@ class PlainProgress(Callback):
     ) -> None:
         """A line when it is time."""
         if time.monotonic() - self.printed > self.seconds:
-            self._line(trainer, pl_module, float(outputs["loss"]))
+            self._line(trainer, pl_module, float(outputs["loss"]) * trainer.accumulate_grad_batches)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The figures of an epoch."""
