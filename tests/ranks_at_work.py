@@ -43,7 +43,7 @@ def subsets(sensors: Sequence[Modality]) -> list[tuple[str, ...]]:
 
 def pairs(sensors: Sequence[Modality]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Every pair of subsets: what rank 0 and rank 1 see in the same step."""
-    return list(product(subsets(sensors), repeat=2))
+    return list(product(subsets(sensors), subsets(sensors)))
 
 
 class Paired(TileSet):

@@ -20,7 +20,9 @@ from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import PRESETS
 from tests import scenes
-from tests.workshop import SMALL
+from tests.ranks import together
+from tests.ranks_at_work import mapex
+from tests.workshop import SMALL, TILES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -98,6 +100,15 @@ def test_a_sensor_is_added_in_yaml_alone(tmp_path: Path, monkeypatch: pytest.Mon
     measured = Modality.of(config["data"]["modalities"][0])
     assert load(tmp_path / "runs" / "pretrain" / "pruned.ckpt").config.modalities == (measured,)
     assert measured.mean[0] == pytest.approx(290, abs=3)
+
+
+@pytest.mark.slow
+def test_the_commands_for_several_gpus_run_on_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    further = ["--data.sets", TILES, "--data.workers", "0", "--trainer.devices", "2"]
+    for words in commands("several-gpus.md"):
+        tiny = ["nano.yaml" if word == "large.yaml" else word for word in words]
+        assert together(mapex, [*tiny, *further]) == [[0], [0]]
 
 
 def test_the_fields_of_a_sensor_are_all_explained() -> None:

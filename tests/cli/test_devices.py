@@ -142,8 +142,8 @@ class _Unwritten(MapexCLI):
 )
 def test_processes_wait_minutes_however_the_strategy_is_chosen(words: list[str], kind: type) -> None:
     found = strategy("fit", *words)
-    assert type(found) is kind
     assert found._timeout == timedelta(minutes=10)
+    assert type(found) is kind
 
 
 def test_the_minutes_can_be_set_and_a_map_waits_longer() -> None:
