@@ -142,7 +142,7 @@ def test_the_options_of_data_sets_in_a_page_exist(page: Path) -> None:
 
 def test_every_data_set_and_its_config_has_a_row() -> None:
     rows = "".join(re.findall(r"^\|.*\|$", (ROOT / "data" / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
-    overlays = {"ddp.yaml", "real.yaml", *(f"{name}.yaml" for name in PRESETS)}
+    overlays = {"ddp.yaml", "fsdp.yaml", "real.yaml", *(f"{name}.yaml" for name in PRESETS)}
     assert set(sets.__all__) <= set(re.findall(r"`(\w+)`", rows))
     assert {path.name for path in packaged_configs().glob("*.yaml")} - overlays <= set(
         re.findall(r"`([\w-]+\.yaml)`", rows)

@@ -105,8 +105,8 @@ class FullySharded(ModelParallelStrategy):
         assert self.model is not None
         found: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
         set_model_state_dict(self.model, found["state_dict"], options=StateDictOptions(full_state_dict=True))
-        for optimizer, state in zip(self.optimizers, found.get("optimizer_states", ()), strict=False):
-            optimizer.load_state_dict(_shared_out(optimizer, state))
+        for number, optimizer in enumerate(self.optimizers):
+            optimizer.load_state_dict(_shared_out(optimizer, found["optimizer_states"][number]))
         return found
 
 
