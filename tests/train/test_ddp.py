@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mapex_lightning.checkpoint import save
+from mapex_lightning.checkpoint import save, write
 from mapex_lightning.modality import Modality
 from mapex_lightning.pruning import prune
 from tests.builders import SENSORS, checkpoint_of, config_of, encoder_of, observe, seal, tiles_of
@@ -31,7 +31,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, S
     observe(encoder, tiles_of(config))
     seal(encoder, 0.9)
     save(encoder, folder / "whole.ckpt")
-    torch.save(prune(checkpoint_of(encoder), ["s1", "dem"])[0], folder / "pruned.ckpt")
+    write(prune(checkpoint_of(encoder), ["s1", "dem"])[0], folder / "pruned.ckpt")
     kept = [sensor for sensor in SENSORS if sensor.name != "s2"]
     return {"whole": (str(folder / "whole.ckpt"), SENSORS), "pruned": (str(folder / "pruned.ckpt"), kept)}
 
@@ -124,7 +124,7 @@ def quiet() -> dict[str, str]:
 def launched(*words: str, folder: Path) -> str:
     """What a command prints that starts its second process itself."""
     command = [sys.executable, "-m", "mapex_lightning", *words]
-    done = subprocess.run(command, cwd=folder, env=quiet(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=quiet(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "sync_dist" not in done.stderr
