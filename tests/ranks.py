@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import random
 import socket
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,10 +41,7 @@ def together(
     Raises:
         AssertionError: a rank failed or did not end; all of them are ended then.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
     ends, ranks = [], []
     for rank in range(world):
         mine, theirs = _context.Pipe(duplex=False)
@@ -70,6 +69,15 @@ def together(
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def _free_port() -> int:
+    """A port below those that the system hands out by itself, so that no other program is given it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("", port))
+            return port
 
 
 def _rank(end: Connection, variables: Mapping[str, str], folder: str, work: Callable[..., Any], args: Any) -> None:
