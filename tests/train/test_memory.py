@@ -125,7 +125,7 @@ def test_a_run_that_runs_out_of_memory_ends_with_a_sentence_and_a_whole_checkpoi
     assert (small := fit("8", "--trainer.max_steps", "2")).returncode == 0, small.stderr
     (last,) = tmp_path.glob("runs/pretrain/last.ckpt")
     before = last.read_bytes()
-    large = fit("1024", "--run", "pretrain")
+    large = fit("1024", "--run", "large", "--ckpt", str(last))
     assert large.returncode == 2, large.stderr
     assert "mapex: The memory of the machine ran out" in large.stderr
     assert "data.batch_size 512 with trainer.accumulate_grad_batches 2" in large.stderr
