@@ -1,4 +1,7 @@
-"""Checks that the one wheel in a folder carries what a user without a clone needs: code, configs, scripts for Slurm, licence, command."""
+"""Checks that the one wheel in a folder carries what a user without a clone needs.
+
+That is code, configs, scripts for Slurm, the licence and the command.
+"""
 
 from __future__ import annotations
 

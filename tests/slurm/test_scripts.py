@@ -38,7 +38,7 @@ def options(script: Path) -> dict[str, str]:
 def calls(
     script: Path, folder: Path, *words: str, more: Mapping[str, str] | None = None, code: int = 0
 ) -> list[list[str]]:
-    """What a script calls with srun, which is replaced by what notes it and ends with a code, as the script then does."""
+    """What a script calls with srun, for which stands what notes it and ends with a code; so then does the script."""
     folder.mkdir(parents=True, exist_ok=True)
     noted = folder / "calls"
     noted.write_text("")
