@@ -146,7 +146,7 @@ def cluster() -> Iterator[Cluster]:
         environment = {**outside(os.environ), "PATH": path, "SLURM_CONF": str(folder / "slurm.conf")}
         # The nodes' names are no names of machines, so the ranks are told where to meet.
         environment |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-        environment |= {"ENVIRONMENT": sys.prefix, "OMP_NUM_THREADS": "1"}
+        environment |= {"VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
         _configure(folder)
         daemons = [
             stack.enter_context(_daemon(folder, environment, *words))

@@ -46,7 +46,7 @@ def calls(
     srun.write_text(SRUN.format(python=sys.executable, calls=str(noted), code=code))
     srun.chmod(0o755)
     job = {"SLURM_JOB_NAME": script.stem, "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
-    job |= {"SLURM_CPUS_PER_TASK": "8", "SLURM_ARRAY_TASK_ID": "0", "ENVIRONMENT": "none"} | dict(more or {})
+    job |= {"SLURM_CPUS_PER_TASK": "8", "SLURM_ARRAY_TASK_ID": "0", "VENV": "none"} | dict(more or {})
     environment = {**outside(os.environ), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **job}
     done = subprocess.run(
         ["bash", str(script), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60

@@ -35,6 +35,7 @@ from mapex_lightning.train.callbacks import (
 )
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.last import Last
 from mapex_lightning.train.maps import Outputs, maps_of
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
@@ -102,6 +103,7 @@ class MapexCLI(LightningCLI):
         """What Lightning has no word for."""
         parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        parser.add_argument("--save_minutes", type=float, default=30.0, help="between two saves within an epoch")
         for name in Outputs._fields if self.command == "predict" else ():
             parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
         parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
@@ -214,11 +216,11 @@ class MapexCLI(LightningCLI):
             mode=self.model.mode,
             enable_version_counter=False,
         )
-        # Not save_last=True of the other, which writes only when that one does: after an epoch that is the best so far.
-        last = ModelCheckpoint(self.folder, Path(LAST).stem, enable_version_counter=False)
+        last = Last(self.folder / LAST, self.config.save_minutes, named=self.config.run is not None)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
-        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, best, last]
+        kept = [] if self.config.trainer.fast_dev_run else [best, last]
+        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, *kept]
 
     def save_settings(self) -> None:
         """Writes all settings of the run as ``config.yaml``."""

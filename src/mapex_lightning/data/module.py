@@ -25,6 +25,7 @@ from mapex_lightning.data.transforms import place_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
+from mapex_lightning.signals import shield
 from mapex_lightning.tiles import Tile, Tiles, collate
 
 Batch = Tiles | tuple[Tiles, Tensor]
@@ -272,6 +273,7 @@ class TileData(LightningDataModule):
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
+            worker_init_fn=shield,
         )
         loader.given = self._given
         return loader

@@ -1,0 +1,22 @@
+"""Synthetic tiles that are read slowly, so that a job lives long enough to be interrupted on any machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from mapex_lightning.data.sets.synthetic import Synthetic
+from mapex_lightning.modality import Modality
+from mapex_lightning.tiles import Tile
+
+SECONDS = 0.05
+"""For a tile."""
+
+
+class Slow(Synthetic):
+    """The same tiles, later."""
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        """A tile."""
+        time.sleep(SECONDS)
+        return super().read(key, modalities)
