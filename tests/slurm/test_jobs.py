@@ -40,7 +40,7 @@ TINY = "[{class_path: Synthetic, init_args: {task: multiclass, train: 24, val: 6
 ONE = ["--data.sets", TINY, "--data.batch_size", "4", "--trainer.max_epochs", "2", *SHORT]
 """Settings of a run on one."""
 
-LONG = 300.0
+LONG = 600.0
 """Seconds in which whatever is waited for must happen, on a machine that does other things too."""
 
 
@@ -179,8 +179,7 @@ def pruned(folder: Path) -> str:
 
 
 def test_fine_tuning_ends_with_the_figures_of_the_best_model(slurm: Cluster, tmp_path: Path) -> None:
-    words = [*MACHINE, "--job-name=covers", FINETUNE, "--ckpt", pruned(tmp_path), *ONE]
-    job = slurm.submit(*words, cwd=tmp_path)
+    job = slurm.submit(*MACHINE, "--job-name=covers", FINETUNE, "--ckpt", pruned(tmp_path), *ONE, cwd=tmp_path)
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job, "covers")
     figures = json.loads((tmp_path / "runs" / "covers" / "test.json").read_text())
     assert figures["ckpt"] == "runs/covers/best.ckpt"
@@ -189,8 +188,8 @@ def test_fine_tuning_ends_with_the_figures_of_the_best_model(slurm: Cluster, tmp
 def test_a_sweep_becomes_one_table_though_an_element_is_preempted(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*MACHINE, "--array=0-3%2", SWEEP, "--ckpt", pruned(tmp_path), *ONE]
-    job = slurm.submit(*words, cwd=tmp_path, more={"SHOTS": "1 2", "SEEDS": "0 1"})
+    words = ["--ckpt", pruned(tmp_path), *ONE]
+    job = slurm.submit(*MACHINE, "--array=0-3%2", SWEEP, *words, cwd=tmp_path, more={"SHOTS": "1 2", "SEEDS": "0 1"})
     element = f"{job}_1"
     wait_for(lambda: "run folder" in log(tmp_path, f"{job}-1", "sweep"), LONG, lambda: slurm.state(job))
     slurm.call("scontrol", "requeue", element)
