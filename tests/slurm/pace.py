@@ -9,7 +9,7 @@ from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
 
-SECONDS = 0.05
+SECONDS = 0.08
 """For a tile."""
 
 

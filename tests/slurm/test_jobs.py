@@ -23,7 +23,7 @@ from tests.slurm.test_scripts import FINETUNE, PRETRAIN, SWEEP
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-EPOCHS, STEPS = 12, 6
+EPOCHS, STEPS = 10, 8
 """Of a run, and of each of its epochs."""
 
 MACHINE = ["--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=2"]
