@@ -136,7 +136,7 @@ def test_runs_without_figures_are_named_and_not_dropped(tmp_path: Path) -> None:
     found = gather(parent=tmp_path)
     assert {run: why.split(" (")[0] for run, why in found.missing} == {
         "untrained": "no checkpoint yet",
-        "untested": "trained, but neither tested nor validated",
+        "untested": "neither tested nor validated",
         "cut": "its figures cannot be read",
         "listed": "its figures cannot be read",
         "odd": "its config.yaml cannot be read",
@@ -144,6 +144,24 @@ def test_runs_without_figures_are_named_and_not_dropped(tmp_path: Path) -> None:
     }
     assert "Without figures (6):" in found.table()
     assert sum(len(group.runs) for group in found.groups) == 6
+
+
+def test_a_run_without_figures_tells_how_far_it_has_come(tmp_path: Path) -> None:
+    made = run(tmp_path, "long", None)
+    (made / "last.ckpt").touch()
+    (made / "csv").mkdir()
+    lines = "".join(f"{step // 1000},,{step},0.5\n,0.001,{step},\n" for step in range(2500))
+    (made / "csv" / "metrics.csv").write_text(f"epoch,lr-AdamW,step,train/loss\n{lines}")
+    (missing,) = gather(parent=tmp_path).missing
+    assert missing.why == "neither tested nor validated, and came as far as epoch 3 of 3"
+
+
+@pytest.mark.parametrize("text", ["", "epoch,step\n", "step\n1\n", "epoch,step\nx,1\n"])
+def test_a_log_that_does_not_tell_how_far_is_let_be(text: str, tmp_path: Path) -> None:
+    made = run(tmp_path, "short", None)
+    (made / "csv").mkdir()
+    (made / "csv" / "metrics.csv").write_text(text)
+    assert gather(parent=tmp_path).missing[0].why == "no checkpoint yet"
 
 
 def test_a_run_that_was_repeated_counts_once_and_both_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,12 @@ FIGURES = ("test.json", "validate.json")
 
 SETTINGS = "config.yaml"
 """What ``mapex fit`` leaves there: all settings of the run."""
+
+METRICS = Path("csv") / "metrics.csv"
+"""Where it logs."""
+
+TAIL = 4096
+"""Bytes at the end of the log in which its last line is."""
 
 SEEDS = ("seed_everything", "data.seed", "model.seed")
 """Settings that say which of several equal runs it is."""
@@ -272,8 +279,8 @@ def _read(folder: Path) -> Run | Missing:
     present = [folder / name for name in FIGURES if (folder / name).is_file()]
     if not present:
         trained = any((folder / name).is_file() for name in (BEST, LAST))
-        why = "trained, but neither tested nor validated" if trained else "no checkpoint yet"
-        return Missing(folder.name, why)
+        why = "neither tested nor validated" if trained else "no checkpoint yet"
+        return Missing(folder.name, f"{why}{_progress(folder)}")
     try:
         figures = {name: value for path in present for name, value in _figures(path).items()}
     except (OSError, ValueError, RecursionError) as error:
@@ -287,6 +294,20 @@ def _read(folder: Path) -> Run | Missing:
         return Missing(folder.name, f"its {SETTINGS} cannot be read ({_line(error)})")
     its = {name: value for name, value in settings.items() if name not in NAMES}
     return Run(folder.name, its, figures, max(path.stat().st_mtime for path in present))
+
+
+def _progress(folder: Path) -> str:
+    """How far a run has come, by its settings and the end of its log; nothing where they do not tell."""
+    try:
+        limit = yaml.load((folder / SETTINGS).read_text(encoding="utf-8"), Loader=Loader)["trainer"]["max_epochs"]
+        with (folder / METRICS).open("rb") as file:
+            at = file.readline().decode().strip().split(",").index("epoch")
+            file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - TAIL))
+            cells = [line.split(b",")[at:] for line in reversed(file.read().splitlines())]
+        epoch = next(int(first) for first, *_ in filter(None, cells) if first)
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError, RecursionError):
+        return ""
+    return f", and came as far as epoch {epoch + 1}{f' of {limit}' if limit else ''}"
 
 
 def _figures(path: Path) -> dict[str, float]:

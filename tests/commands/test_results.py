@@ -84,7 +84,9 @@ def test_what_fit_and_test_wrote_is_what_it_reads(capsys: pytest.CaptureFixture[
     capsys.readouterr()
     assert main(["results", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["missing"] == [{"run": "pretrain", "why": "trained, but neither tested nor validated"}]
+    assert found["missing"] == [
+        {"run": "pretrain", "why": "neither tested nor validated, and came as far as epoch 1 of 1"}
+    ]
     (group,) = found["groups"]
     told = [json.loads(Path("runs", f"sweep-{seed}", "test.json").read_text()) for seed in (0, 1)]
     assert [one["figures"]["test/accuracy"] for one in group["runs"]] == [one["test/accuracy"] for one in told]
