@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -17,10 +17,26 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.signals import told_to_stop
+from mapex_lightning.train.callbacks import data_of
+from mapex_lightning.train.journal import lengths
 from mapex_lightning.train.preemption import leave
 
 GO_ON, SAVE, STOP = range(3)
 """What a process may want between two steps; the largest wish of all of them is done."""
+
+
+class Sharing(NamedTuple):
+    """How the tiles of an optimiser step are shared out.
+
+    Args:
+        world: number of processes.
+        batch_size: tiles of one process at a time.
+        accumulate: batches of a step.
+    """
+
+    world: int
+    batch_size: int
+    accumulate: int
 
 
 class Last(Checkpoint):
@@ -98,7 +114,15 @@ class Last(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Before a validation, lets Lightning think that the first batch of it had begun: it then begins again."""
+        """Notes where the log is and how tiles are shared out.
+
+        Before a validation, lets Lightning think that the first batch of it had begun: it then begins again.
+        """
+        for logger in trainer.loggers:
+            logger.save()
+        sharing = Sharing(trainer.world_size, data_of(trainer).batch_size, trainer.accumulate_grad_batches)
+        noted = {"log": lengths(self.path.parent), "sharing": sharing._asdict()}
+        checkpoint["callbacks"][self.state_key] = noted
         if self.before_validation:
             begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
             progress = {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
@@ -126,8 +150,6 @@ class Last(Checkpoint):
         return int(trainer.strategy.reduce(torch.tensor(wish, device=trainer.strategy.root_device), reduce_op="max"))
 
     def _save(self, trainer: pl.Trainer) -> None:
-        for logger in trainer.loggers:
-            logger.save()
         trainer.save_checkpoint(self.path)
         self._wait()
 
