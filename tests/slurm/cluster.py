@@ -26,7 +26,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=1
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/%n.pid
 StateSaveLocation={folder}/state
@@ -50,7 +50,10 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=64 RealMemory=
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=64 RealMemory=64000 Gres=gpu:4
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
-"""Four pretended GPUs and 64 cores a node, so that scripts for large machines find room."""
+"""Four pretended GPUs and 64 cores a node, so that scripts for large machines find room.
+
+``cred_expire`` is how long a job waits that is queued again; below 5 seconds Slurm takes its default of 120.
+"""
 
 
 class Unavailable(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -9,8 +10,8 @@ from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
 
-SECONDS = 0.08
-"""For a tile."""
+PACE = "MAPEX_TEST_PACE"
+"""Environment variable with the seconds for a tile."""
 
 
 class Slow(Synthetic):
@@ -18,5 +19,5 @@ class Slow(Synthetic):
 
     def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
         """A tile."""
-        time.sleep(SECONDS)
+        time.sleep(float(os.environ.get(PACE, "0.05")))
         return super().read(key, modalities)

@@ -18,12 +18,13 @@ from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.pace import PACE
 from tests.slurm.test_scripts import FINETUNE, PRETRAIN, SWEEP
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-EPOCHS, STEPS = 10, 8
+EPOCHS, STEPS = 6, 8
 """Of a run, and of each of its epochs."""
 
 MACHINE = ["--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=2"]
@@ -50,10 +51,17 @@ def cleared(slurm: Cluster) -> None:
     slurm.clear()
 
 
-def pretrain(slurm: Cluster, folder: Path, *more: str) -> str:
-    """Submits a run on two nodes, with more options of sbatch; the job's number."""
+def pretrain(slurm: Cluster, folder: Path, *more: str, pace: float = 0.05) -> str:
+    """Submits a run on two nodes, with more options of sbatch; the job's number.
+
+    Args:
+        slurm: where to.
+        folder: in which it is submitted.
+        more: options of sbatch.
+        pace: seconds for a tile, of which nothing depends but how long it takes.
+    """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return slurm.submit(*MACHINE, *more, PRETRAIN, *TWO, cwd=folder, more={"PYTHONPATH": path})
+    return slurm.submit(*MACHINE, *more, PRETRAIN, *TWO, cwd=folder, more={"PYTHONPATH": path, PACE: str(pace)})
 
 
 def log(folder: Path, job: str, name: str = "pretrain") -> str:
@@ -115,7 +123,7 @@ def test_two_nodes_make_one_run(whole: Path) -> None:
 def test_what_is_told_of_its_end_is_requeued_and_loses_no_step(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     job = pretrain(slurm, tmp_path)
     for times in (1, 2):
-        reach(slurm, tmp_path, job, 3 * times)
+        reach(slurm, tmp_path, job, 2 * times)
         slurm.call("scancel", "--signal=USR1", job)
         restarted(slurm, tmp_path, job, times)
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
@@ -126,7 +134,7 @@ def test_what_is_told_of_its_end_is_requeued_and_loses_no_step(slurm: Cluster, w
 def test_what_is_preempted_loses_no_step(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     job = pretrain(slurm, tmp_path)
     for times in (1, 2):
-        reach(slurm, tmp_path, job, 3 * times)
+        reach(slurm, tmp_path, job, 2 * times)
         slurm.call("scontrol", "requeue", job)  # which is what pre-emption does: SIGTERM, and the queue
         restarted(slurm, tmp_path, job, times)
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
@@ -134,8 +142,8 @@ def test_what_is_preempted_loses_no_step(slurm: Cluster, whole: Path, tmp_path: 
 
 
 def test_before_its_time_is_over_a_job_is_saved_and_queued_again(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    # Slurm looks at times now and then only, so the signal comes anywhere in the first half of the minute.
-    job = pretrain(slurm, tmp_path, "--time=1", "--signal=USR1@45")
+    # Slurm looks at times twice a minute, so the signal comes anywhere in the first half of it.
+    job = pretrain(slurm, tmp_path, "--time=1", "--signal=USR1@45", pace=0.25)
     assert slurm.ended(job, 2 * LONG) == "COMPLETED", log(tmp_path, job)
     assert int(slurm.field(job, "Restarts")) >= 1
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
@@ -160,13 +168,13 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_of_its_name_goes_on(
     slurm: Cluster, whole: Path, tmp_path: Path
 ) -> None:
     first, second = pretrain(slurm, tmp_path), pretrain(slurm, tmp_path)
-    reach(slurm, tmp_path, first, 3)
+    reach(slurm, tmp_path, first, 2)
     assert (slurm.state(second), slurm.field(second, "Reason")) == ("PENDING", "Dependency")
     started = time.monotonic()
     os.kill(rank(first, 1), signal.SIGKILL)
     assert slurm.ended(first, 60) == "FAILED", log(tmp_path, first)
     print(f"from the killed rank to the end of the job: {time.monotonic() - started:.1f} s")
-    assert read(tmp_path / "runs" / "pretrain" / "last.ckpt")["global_step"] >= 3 * STEPS
+    assert read(tmp_path / "runs" / "pretrain" / "last.ckpt")["global_step"] >= 2 * STEPS
     assert slurm.ended(second, LONG) == "COMPLETED", log(tmp_path, second)
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
 
