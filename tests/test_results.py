@@ -80,6 +80,12 @@ def test_a_figure_is_mean_and_deviation_of_a_sample(values: list[float]) -> None
     assert found.runs == len(values)
 
 
+def test_where_a_run_was_made_does_not_tell_it_apart(tmp_path: Path) -> None:
+    run(tmp_path, "a", {"test/accuracy": 0.5}, data__workers=7, data__root="elsewhere")
+    run(tmp_path, "b", {"test/accuracy": 0.6}, seed_everything=1)
+    assert [len(group.runs) for group in gather(parent=tmp_path).groups] == [2]
+
+
 def test_a_figure_that_is_no_number_stays_so_and_has_no_deviation() -> None:
     found = Figure.of([1.0, math.nan])
     assert math.isnan(found.mean)

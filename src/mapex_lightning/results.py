@@ -33,8 +33,8 @@ TAIL = 4096
 SEEDS = ("seed_everything", "data.seed", "model.seed")
 """Settings that say which of several equal runs it is."""
 
-NAMES = ("run", "config")
-"""Settings that only name a run."""
+IDLE = ("run", "config", "save_minutes", "timeout", "data.root", "data.workers")
+"""Settings on which figures do not depend."""
 
 FIRST = ("model", "data.sets", "data.modalities", "model.encoder", "data.shots")
 """Settings that are looked at first for what tells runs apart, and those below them; then all others in their order."""
@@ -62,7 +62,7 @@ class Run:
 
     Args:
         name: its name.
-        settings: all settings by the names that the command line has for them, without those of `NAMES`.
+        settings: all settings by the names that the command line has for them, without those of `IDLE`.
         figures: by name, such as ``test/accuracy``.
         when: when the figures were written, in seconds.
     """
@@ -292,7 +292,7 @@ def _read(folder: Path) -> Run | Missing:
         return Missing(folder.name, f"no {SETTINGS}, so its settings are not known")
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         return Missing(folder.name, f"its {SETTINGS} cannot be read ({_line(error)})")
-    its = {name: value for name, value in settings.items() if name not in NAMES}
+    its = {name: value for name, value in settings.items() if name not in IDLE}
     return Run(folder.name, its, figures, max(path.stat().st_mtime for path in present))
 
 

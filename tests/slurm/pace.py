@@ -13,11 +13,14 @@ from mapex_lightning.tiles import Tile
 PACE = "MAPEX_TEST_PACE"
 """Environment variable with the seconds for a tile."""
 
+SECONDS = 0.05
+"""For a tile, unless it says otherwise."""
+
 
 class Slow(Synthetic):
     """The same tiles, later."""
 
     def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
         """A tile."""
-        time.sleep(float(os.environ.get(PACE, "0.05")))
+        time.sleep(float(os.environ.get(PACE, SECONDS)))
         return super().read(key, modalities)

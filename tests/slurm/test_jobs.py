@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import signal
 import time
 from pathlib import Path
@@ -18,14 +17,17 @@ from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.pace import PACE
+from tests.slurm.pace import PACE, SECONDS
 from tests.slurm.test_scripts import FINETUNE, PRETRAIN, SWEEP
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-EPOCHS, STEPS = 6, 8
-"""Of a run, and of each of its epochs."""
+EPOCHS, STEPS, BATCH = 6, 8, 4
+"""Of a run, of each of its epochs, and tiles of a process in each of its steps."""
+
+STEP = BATCH * SECONDS
+"""Seconds for a step, or more."""
 
 MACHINE = ["--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=2"]
 """Options of sbatch for small nodes: a task a node, and a process that reads tiles for it."""
@@ -33,8 +35,17 @@ MACHINE = ["--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=2"]
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--trainer.enable_model_summary", "false"]
 SHORT += ["--data.size", "16"]
 SLOW = "[{class_path: tests.slurm.pace.Slow, init_args: {train: %d, val: 4, test: 4, size: 16, missing: 0.2}}]"
-TWO = ["--config", "pretrain.yaml", "--config", "ddp.yaml", "--trust", "tests", "--data.sets", SLOW % (8 * STEPS)]
-TWO += ["--data.batch_size", "4", "--trainer.max_epochs", str(EPOCHS), "--trainer.precision", "32-true", *SHORT]
+TWO = [
+    "--config",
+    "pretrain.yaml",
+    "--config",
+    "ddp.yaml",
+    "--trust",
+    "tests",
+    "--data.sets",
+    SLOW % (2 * BATCH * STEPS),
+]
+TWO += ["--data.batch_size", str(BATCH), "--trainer.max_epochs", str(EPOCHS), "--trainer.precision", "32-true", *SHORT]
 """Settings of a run on two nodes."""
 
 TINY = "[{class_path: Synthetic, init_args: {task: multiclass, train: 24, val: 6, test: 12, size: 16, missing: 0.0}}]"
@@ -51,7 +62,7 @@ def cleared(slurm: Cluster) -> None:
     slurm.clear()
 
 
-def pretrain(slurm: Cluster, folder: Path, *more: str, pace: float = 0.05) -> str:
+def pretrain(slurm: Cluster, folder: Path, *more: str, pace: float = SECONDS) -> str:
     """Submits a run on two nodes, with more options of sbatch; the job's number.
 
     Args:
@@ -70,20 +81,15 @@ def log(folder: Path, job: str, name: str = "pretrain") -> str:
     return file.read_text(errors="replace") if file.is_file() else ""
 
 
-def epochs(folder: Path, job: str) -> int:
-    """How many epochs a job has told the end of."""
-    return len(re.findall(r"^  val/loss", log(folder, job), re.MULTILINE))
-
-
 def reach(slurm: Cluster, folder: Path, job: str, epoch: int) -> None:
-    """Waits until a job has ended an epoch and is on its way through the next."""
+    """Waits until a job has taken the first step of an epoch and is on its way through the next ones."""
 
     def there() -> bool:
         assert slurm.state(job) in ("PENDING", "RUNNING", "COMPLETING"), log(folder, job)
-        return epochs(folder, job) >= epoch
+        return f"epoch {epoch}/" in log(folder, job)
 
     wait_for(there, LONG, lambda: f"epoch {epoch} was not reached\n{log(folder, job)}")
-    time.sleep(0.3)
+    time.sleep(2 * STEP)
 
 
 def restarted(slurm: Cluster, folder: Path, job: str, times: int) -> None:
@@ -174,7 +180,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_of_its_name_goes_on(
     os.kill(rank(first, 1), signal.SIGKILL)
     assert slurm.ended(first, 60) == "FAILED", log(tmp_path, first)
     print(f"from the killed rank to the end of the job: {time.monotonic() - started:.1f} s")
-    assert read(tmp_path / "runs" / "pretrain" / "last.ckpt")["global_step"] >= 2 * STEPS
+    assert read(tmp_path / "runs" / "pretrain" / "last.ckpt")["global_step"] >= STEPS
     assert slurm.ended(second, LONG) == "COMPLETED", log(tmp_path, second)
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
 
