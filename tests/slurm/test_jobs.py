@@ -35,17 +35,9 @@ MACHINE = ["--gpus-per-node=0", "--ntasks-per-node=1", "--cpus-per-task=2"]
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--trainer.enable_model_summary", "false"]
 SHORT += ["--data.size", "16"]
 SLOW = "[{class_path: tests.slurm.pace.Slow, init_args: {train: %d, val: 4, test: 4, size: 16, missing: 0.2}}]"
-TWO = [
-    "--config",
-    "pretrain.yaml",
-    "--config",
-    "ddp.yaml",
-    "--trust",
-    "tests",
-    "--data.sets",
-    SLOW % (2 * BATCH * STEPS),
-]
-TWO += ["--data.batch_size", str(BATCH), "--trainer.max_epochs", str(EPOCHS), "--trainer.precision", "32-true", *SHORT]
+TWO = ["--config", "pretrain.yaml", "--config", "ddp.yaml", "--trust", "tests", "--trainer.precision", "32-true"]
+TWO += ["--data.sets", SLOW % (2 * BATCH * STEPS), "--data.batch_size", str(BATCH)]
+TWO += ["--trainer.max_epochs", str(EPOCHS), *SHORT]
 """Settings of a run on two nodes."""
 
 TINY = "[{class_path: Synthetic, init_args: {task: multiclass, train: 24, val: 6, test: 12, size: 16, missing: 0.0}}]"
