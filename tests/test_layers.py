@@ -17,7 +17,7 @@ LAYERS = (
     {"__init__"},
     {"errors"},
     {"files", "signals"},
-    {"heatmap", "modality", "table"},
+    {"heatmap", "modality", "proof", "table"},
     {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},

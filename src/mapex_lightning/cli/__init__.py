@@ -33,7 +33,7 @@ from mapex_lightning.cli.starting import (
 from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_text
+from mapex_lightning.files import sweep, write_text
 from mapex_lightning.model.config import PRESETS
 from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
@@ -43,9 +43,9 @@ from mapex_lightning.train.callbacks import (
     PlainProgress,
     Predictions,
     Throughput,
-    WholeCheckpointIO,
     write_results,
 )
+from mapex_lightning.train.checkpointing import WholeCheckpointIO
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.journal import METRICS, Metrics
@@ -393,6 +393,7 @@ def _fit(cli: MapexCLI) -> None:
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            sweep(cli.folder, below=True)
             if cli.start.last is None:
                 cli.save_settings()
             else:
