@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.pace import PACE, SECONDS
-from tests.slurm.test_scripts import FINETUNE, PRETRAIN, SWEEP
+from tests.slurm.test_scripts import FINETUNE, PRETRAIN, SWEEP, options
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,9 @@ TWO += ["--trainer.max_epochs", str(EPOCHS), *SHORT]
 TINY = "[{class_path: Synthetic, init_args: {task: multiclass, train: 24, val: 6, test: 12, size: 16, missing: 0.0}}]"
 ONE = ["--data.sets", TINY, "--data.batch_size", "4", "--trainer.max_epochs", "2", *SHORT]
 """Settings of a run on one."""
+
+SIGNAL = timedelta(seconds=int(options(PRETRAIN)["signal"].removeprefix("USR1@")))
+"""The time before its limit in which a job is told."""
 
 LONG = 600.0
 """Seconds in which whatever is waited for must happen, on a machine that does other things too."""
@@ -140,10 +144,14 @@ def test_what_is_preempted_loses_no_step(slurm: Cluster, whole: Path, tmp_path: 
 
 
 def test_before_its_time_is_over_a_job_is_saved_and_queued_again(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    # Slurm looks at times twice a minute, so the signal comes anywhere in the first half of it.
-    job = pretrain(slurm, tmp_path, "--time=1", "--signal=USR1@45", pace=0.25)
-    assert slurm.ended(job, 2 * LONG) == "COMPLETED", log(tmp_path, job)
-    assert int(slurm.field(job, "Restarts")) >= 1
+    # Slurm looks at times every half minute, so the run is paced to take longer from here to its end.
+    job = pretrain(slurm, tmp_path, pace=0.3)
+    reach(slurm, tmp_path, job, 2)
+    slurm.call("scontrol", "update", f"JobId={job}", f"EndTime={datetime.now() + SIGNAL:%Y-%m-%dT%H:%M:%S}")
+    restarted(slurm, tmp_path, job, 1)
+    slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
+    assert slurm.field(job, "Restarts") == "1"
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
 
 
