@@ -6,7 +6,7 @@ Axes: M modalities, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from mapex_lightning.model.mixture import CENSUS
 from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.pruning import Kept, Policy, choose, count_bytes, count_parameters, is_parameter
 from mapex_lightning.pruning.surgery import Cut
+from mapex_lightning.table import aligned, indented
 
 Figures = Mapping[str, Tensor]
 """See `mapex_lightning.model.specialisation.specialisation`."""
@@ -299,22 +300,6 @@ def statistics(modality: Modality, across: int = 12) -> list[list[list[str]]]:
         ]
         for run in runs
     ]
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Rows of a table as lines; the columns `left` are set to the left and all others to the right."""
-    columns = range(max(map(len, rows)))
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in columns]
-
-    def cell(column: int, text: str) -> str:
-        return text.ljust(widths[column]) if column in left else text.rjust(widths[column])
-
-    return ["  ".join(cell(column, text) for column, text in enumerate(row)).rstrip() for row in rows]
-
-
-def indented(lines: Sequence[str]) -> list[str]:
-    """The lines, set in by two."""
-    return [f"  {line}" for line in lines]
 
 
 def in_megabytes(count: int) -> str:
