@@ -20,6 +20,7 @@ LAYERS = (
     {"heatmap", "modality"},
     {"page", "tiles"},
     {"model", "data"},
+    {"claims"},
     {"checkpoint", "runs"},
     {"pruning", "analysis", "comparison"},
     {"info"},

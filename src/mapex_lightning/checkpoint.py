@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from mapex_lightning import __version__
+from mapex_lightning.claims import ENCODER, KEY, check_archive, check_description, check_weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 FORMAT = 2
 """The number of the layout below. An older number is carried over by a function of `MIGRATIONS`."""
 
-KEY = "mapex"
-ENCODER = "encoder."
-"""Prefix of the encoder's weights among all weights."""
-
 Kind = Literal["pretrain", "prune", "finetune"]
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError)
+"""What torch raises over a file that is none of its own, or that someone has tampered with."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +82,33 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
+    check_archive(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript, which is refused
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise MapexError(
             f"{path} is refused: it is not a checkpoint of plain weights, and loading anything else could run code."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
     if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
+    check_weights(found, path)
     number = found[KEY].get("format")
-    while number in MIGRATIONS:
-        MIGRATIONS[number](found)
+    while type(number) is int and number in MIGRATIONS:
+        try:
+            MIGRATIONS[number](found)
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise MapexError(f"{path} has checkpoint format {number}, but not what belongs into one.") from error
         number = found[KEY]["format"]
     if number != FORMAT:
         raise MapexError(
             f"{path} has checkpoint format {number}; this version ({__version__}) reads 1 to {FORMAT}. "
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
+    check_description(found, path)
     return found
 
 
@@ -141,6 +152,16 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
     Raises:
         MapexError: names or shapes differ; the sentence names the first few.
     """
+    check_fits(module, found, source)
+    module.load_state_dict(dict(found), strict=True)
+
+
+def check_fits(module: torch.nn.Module, found: Mapping[str, Tensor], source: str) -> None:
+    """Makes sure that weights have the names and shapes of a module's own.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
     wanted = module.state_dict()
     differ = sorted(
         name for name in {*wanted, *found} if name not in wanted or name not in found
@@ -149,9 +170,40 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
     if differ:
         raise MapexError(
             f"{source} does not fit its own description: {len(differ)} weights are missing, surplus or of another "
-            f"shape, such as {', '.join(differ[:3])}. The file was altered; write it anew."
+            f"shape, such as {', '.join(map(_shown, differ[:3]))}. The file was altered; write it anew."
         )
-    module.load_state_dict(dict(found), strict=True)
+
+
+def built(build: Callable[[], Module], found: Mapping[str, Tensor], source: str) -> Module:
+    """A module that a checkpoint describes, with its weights.
+
+    It is built without memory first: a description may claim any size, but only one whose weights are there gets it.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    check_claim(build, found, source)
+    module = build()
+    load_weights(module, found, source)
+    return module
+
+
+def check_claim(build: Callable[[], torch.nn.Module], found: Mapping[str, Tensor], source: str) -> None:
+    """Makes sure that weights are those of a module, without making one.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    try:
+        with torch.device("meta"):
+            claimed = build()
+    except (RuntimeError, ArithmeticError, LookupError, AssertionError) as error:  # sizes that torch has no tensor for
+        raise MapexError(f"{source} describes an encoder that cannot be. The file was altered; write it anew.") from error
+    check_fits(claimed, found, source)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:
@@ -189,9 +241,8 @@ def encoder_of(checkpoint: Mapping[str, Any], source: str) -> Encoder:
     """
     from mapex_lightning.model.encoder import Encoder  # timm takes seconds to import, and pruning needs no layer
 
-    encoder = Encoder(describe(checkpoint).encoder)
-    load_weights(encoder, weights(checkpoint, ENCODER), source)
-    return encoder.eval()
+    config = describe(checkpoint).encoder
+    return built(lambda: Encoder(config), weights(checkpoint, ENCODER), source).eval()
 
 
 def load_decoder(path: str | Path) -> Decoder | None:
@@ -209,9 +260,8 @@ def load_decoder(path: str | Path) -> Decoder | None:
     description = describe(checkpoint)
     if description.decoder is None:
         return None
-    decoder = Decoder(description.encoder, DecoderConfig(**description.decoder))
-    load_weights(decoder, weights(checkpoint, "decoder."), str(path))
-    return decoder.eval()
+    config, shape = description.encoder, DecoderConfig(**description.decoder)
+    return built(lambda: Decoder(config, shape), weights(checkpoint, "decoder."), str(path)).eval()
 
 
 def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:

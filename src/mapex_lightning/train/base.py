@@ -14,7 +14,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
+from mapex_lightning.checkpoint import (
+    ENCODER,
+    KEY,
+    Description,
+    Kind,
+    check_claim,
+    describe,
+    grow,
+    load_weights,
+    read,
+    weights,
+)
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
@@ -165,6 +176,7 @@ def start(
     description = describe(checkpoint)
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
+    check_claim(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
     built = Encoder(config, drop_path)
     if pretrained:
         (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))

@@ -1,0 +1,190 @@
+"""What a checkpoint says of itself is looked at before anything is made of it: a stranger may have written it."""
+
+from __future__ import annotations
+
+import types
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from mapex_lightning.data.tileset import Task
+from mapex_lightning.errors import MapexError
+from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.model.tokens import Pool
+
+KEY = "mapex"
+"""Where a checkpoint holds its description."""
+
+ENCODER = "encoder."
+"""Prefix of the encoder's weights among all weights."""
+
+MOST_ENTRIES = 1_000_000
+"""Words and numbers in a description. A large model has some thousands; a list that holds itself has no end."""
+
+LONGEST = 2_000
+"""Letters of a word in a description."""
+
+DESCRIPTION: Mapping[str, Any] = {
+    "version": str,
+    "kind": Literal["pretrain", "prune", "finetune"],
+    "encoder": EncoderConfig,
+    "lineage": tuple[str, ...],
+    "head": Mapping[str, Any] | None,
+    "decoder": Mapping[str, int] | None,
+}
+"""The types of what stands under the key ``mapex``."""
+
+HEAD: Mapping[str, Any] = {"task": Task, "classes": tuple[str, ...], "pool": Pool}
+DECODER: Mapping[str, Any] = {"width": int, "depth": int, "heads": int}
+
+
+def check_archive(path: Path) -> None:
+    """Makes sure that a file does not become larger when it is read: torch compresses nothing.
+
+    Raises:
+        MapexError: it holds compressed parts.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # torch refuses it
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
+    if packed:
+        raise MapexError(f"{path} is refused: a part of it is compressed, which no checkpoint of ours is. Write it anew.")
+
+
+def check_weights(found: Mapping[str, Any], path: Path) -> None:
+    """Makes sure that weights are plain tensors, and all of them in the file.
+
+    Raises:
+        MapexError: one is not, or they claim to be more than the file holds.
+    """
+    state, size = found["state_dict"], 0
+    if not isinstance(state, dict):
+        raise _altered(path, "its weights are no table of tensors")
+    for name, value in state.items():
+        if not isinstance(name, str) or type(value) not in (Tensor, torch.nn.Parameter):
+            raise _altered(path, f"{_shown(name)} is no weight")
+        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
+            raise _altered(path, f"{_shown(name)} is no plain tensor")
+        size += value.numel() * value.element_size()
+    if size > path.stat().st_size:
+        raise _altered(path, "its weights claim to be more than the file holds")
+
+
+def check_description(found: Mapping[str, Any], path: Path) -> None:
+    """Makes sure that a description has the types that it should have, and no number beyond what the weights can be.
+
+    Args:
+        found: a checkpoint of today's format, whose weights were looked at.
+        path: its file, for messages.
+
+    Raises:
+        MapexError: an entry is missing or none of its kind.
+    """
+    state = found["state_dict"]
+    look = _Look(path, sum(value.numel() for value in state.values()))
+    plain = found[KEY]
+    look.fields(plain, DESCRIPTION, KEY)
+    if plain["head"] is not None:
+        look.fields(plain["head"], HEAD, "head")
+    if plain["decoder"] is not None:
+        look.fields(plain["decoder"], DECODER, "decoder")
+    encoder = plain["encoder"]
+    missing = {"modalities", "experts"} - encoder.keys()
+    if missing:
+        raise _altered(path, f"its encoder lacks {', '.join(sorted(missing))}")
+    depths = {"encoder": len(encoder["experts"]), "decoder": (plain["decoder"] or {}).get("depth", 0)}
+    for part, depth in depths.items():
+        if depth > len(state):
+            raise _altered(path, f"its {part} claims {depth} blocks and there are {len(state)} weights")
+    for block, experts in enumerate(encoder["experts"]):
+        name = f"blocks.{block}.mixture.census"
+        census = state.get(ENCODER + name)
+        if experts and census is None:
+            raise _altered(path, f"it lacks {name}")
+        if experts and (census.ndim != 3 or census.shape[1:] != (len(encoder["modalities"]), experts + 1)):
+            raise _altered(path, f"{name} has the shape {tuple(census.shape)}")
+
+
+class _Look:
+    """Goes through a description once.
+
+    Args:
+        path: the file, for messages.
+        most: the largest number that may stand in it.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self.path, self.most, self.left = path, most, MOST_ENTRIES
+
+    def fields(self, value: object, hints: Mapping[str, Any], place: str) -> None:
+        """A table with these fields."""
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise self.refusal(place)
+        for name, hint in hints.items():
+            if name not in value:
+                raise _altered(self.path, f"{place} lacks {name}")
+            self.at(value[name], hint, f"{place}.{name}")
+
+    def at(self, value: object, hint: Any, place: str) -> None:
+        """One value of a type."""
+        self.left -= 1
+        if self.left < 0:
+            raise _altered(self.path, f"{place} has no end")
+        if not self.fits(value, hint, place):
+            raise self.refusal(place)
+
+    def fits(self, value: object, hint: Any, place: str) -> bool:
+        """Whether a value is of a type; looks into tables and lists."""
+        origin, parts = get_origin(hint), get_args(hint)
+        if origin in (Union, types.UnionType):
+            (other,) = (part for part in parts if part is not type(None))
+            return value is None or self.fits(value, other, place)
+        if origin is Literal:
+            return isinstance(value, str) and value in parts
+        if origin is tuple:
+            if not isinstance(value, list | tuple):
+                return False
+            self._each(value, parts[0], place)
+            return True
+        if is_dataclass(hint):
+            known = {name: kind for name, kind in get_type_hints(hint).items() if isinstance(value, dict) and name in value}
+            self.fields(value, known, place)  # which are missing or unknown it says itself
+            return True
+        if origin is not None:
+            return isinstance(value, dict)
+        return self._plain(value, hint)
+
+    def _each(self, values: Sequence[object], hint: Any, place: str) -> None:
+        for value in values:
+            self.at(value, hint, place)
+
+    def _plain(self, value: object, hint: Any) -> bool:
+        if hint is str:
+            return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
+        if hint is int:
+            return type(value) is int and 0 <= value <= self.most
+        if hint is float:
+            return type(value) in (int, float)
+        return type(value) is hint
+
+    def refusal(self, place: str) -> MapexError:
+        """The sentence for a value that is none of its type."""
+        return _altered(self.path, f"what stands under {place} is nothing that could stand there")
+
+
+def _shown(name: object) -> str:
+    """A name of a stranger, fit for a terminal."""
+    return ascii(name)[:80]
+
+
+def _altered(path: Path, what: str) -> MapexError:
+    return MapexError(f"{path} does not fit its own description: {what}. The file was altered; write it anew.")
