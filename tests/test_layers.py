@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
-    {"files"},
+    {"files", "plain_yaml"},
     {"heatmap", "modality"},
     {"page", "tiles"},
     {"model", "data"},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mapex_lightning import __version__
-from mapex_lightning.claims import ENCODER, KEY, check_archive, check_description, check_weights
+from mapex_lightning.claims import check_archive, check_description, check_weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """The number of the layout below. An older number is carried over by a function of `MIGRATIONS`."""
+
+KEY = "mapex"
+ENCODER = "encoder."
+"""Prefix of the encoder's weights among all weights."""
 
 Kind = Literal["pretrain", "prune", "finetune"]
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -95,7 +99,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
     if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
-    check_weights(found, path)
+    check_weights(found["state_dict"], path)
     number = found[KEY].get("format")
     while type(number) is int and number in MIGRATIONS:
         try:
@@ -108,7 +112,7 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} has checkpoint format {number}; this version ({__version__}) reads 1 to {FORMAT}. "
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
-    check_description(found, path)
+    check_description(found[KEY], path)
     return found
 
 
@@ -197,8 +201,8 @@ def check_claim(build: Callable[[], torch.nn.Module], found: Mapping[str, Tensor
     try:
         with torch.device("meta"):
             claimed = build()
-    except (RuntimeError, ArithmeticError, LookupError, AssertionError) as error:  # sizes that torch has no tensor for
-        raise MapexError(f"{source} describes an encoder that cannot be. The file was altered; write it anew.") from error
+    except (RuntimeError, ArithmeticError, LookupError, AssertionError) as error:  # torch has no tensor of that size
+        raise MapexError(f"{source} describes a model that cannot be. The file was altered; write it anew.") from error
     check_fits(claimed, found, source)
 
 

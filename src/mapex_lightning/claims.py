@@ -17,17 +17,17 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.model.tokens import Pool
 
-KEY = "mapex"
-"""Where a checkpoint holds its description."""
-
-ENCODER = "encoder."
-"""Prefix of the encoder's weights among all weights."""
-
 MOST_ENTRIES = 1_000_000
 """Words and numbers in a description. A large model has some thousands; a list that holds itself has no end."""
 
 LONGEST = 2_000
 """Letters of a word in a description."""
+
+LARGEST = 1_000_000
+"""The largest number of experts, dimensions, heads and their like that is believed; see also `checkpoint.built`."""
+
+DEEPEST = 1_000
+"""Blocks."""
 
 DESCRIPTION: Mapping[str, Any] = {
     "version": str,
@@ -57,18 +57,18 @@ def check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
     if packed:
-        raise MapexError(f"{path} is refused: a part of it is compressed, which no checkpoint of ours is. Write it anew.")
+        raise MapexError(f"{path} is refused: parts of it are compressed, as no checkpoint of ours is. Write it anew.")
 
 
-def check_weights(found: Mapping[str, Any], path: Path) -> None:
+def check_weights(state: object, path: Path) -> None:
     """Makes sure that weights are plain tensors, and all of them in the file.
 
     Raises:
         MapexError: one is not, or they claim to be more than the file holds.
     """
-    state, size = found["state_dict"], 0
     if not isinstance(state, dict):
         raise _altered(path, "its weights are no table of tensors")
+    size = 0
     for name, value in state.items():
         if not isinstance(name, str) or type(value) not in (Tensor, torch.nn.Parameter):
             raise _altered(path, f"{_shown(name)} is no weight")
@@ -79,39 +79,25 @@ def check_weights(found: Mapping[str, Any], path: Path) -> None:
         raise _altered(path, "its weights claim to be more than the file holds")
 
 
-def check_description(found: Mapping[str, Any], path: Path) -> None:
-    """Makes sure that a description has the types that it should have, and no number beyond what the weights can be.
+def check_description(plain: object, path: Path) -> None:
+    """Makes sure that a description has the types that it should have, and no number that nobody could mean.
 
     Args:
-        found: a checkpoint of today's format, whose weights were looked at.
+        plain: what stands where a description of today's format should.
         path: its file, for messages.
 
     Raises:
         MapexError: an entry is missing or none of its kind.
     """
-    state = found["state_dict"]
-    look = _Look(path, sum(value.numel() for value in state.values()))
-    plain = found[KEY]
-    look.fields(plain, DESCRIPTION, KEY)
-    if plain["head"] is not None:
-        look.fields(plain["head"], HEAD, "head")
-    if plain["decoder"] is not None:
-        look.fields(plain["decoder"], DECODER, "decoder")
-    encoder = plain["encoder"]
-    missing = {"modalities", "experts"} - encoder.keys()
-    if missing:
-        raise _altered(path, f"its encoder lacks {', '.join(sorted(missing))}")
-    depths = {"encoder": len(encoder["experts"]), "decoder": (plain["decoder"] or {}).get("depth", 0)}
-    for part, depth in depths.items():
-        if depth > len(state):
-            raise _altered(path, f"its {part} claims {depth} blocks and there are {len(state)} weights")
-    for block, experts in enumerate(encoder["experts"]):
-        name = f"blocks.{block}.mixture.census"
-        census = state.get(ENCODER + name)
-        if experts and census is None:
-            raise _altered(path, f"it lacks {name}")
-        if experts and (census.ndim != 3 or census.shape[1:] != (len(encoder["modalities"]), experts + 1)):
-            raise _altered(path, f"{name} has the shape {tuple(census.shape)}")
+    look = _Look(path)
+    known = look.fields(plain, DESCRIPTION, "its description")
+    if known["head"] is not None:
+        look.fields(known["head"], HEAD, "head")
+    if known["decoder"] is not None:
+        look.fields(known["decoder"], DECODER, "decoder")
+    depths = len(known["encoder"].get("experts", ())), (known["decoder"] or {}).get("depth", 0)
+    if max(depths) > DEEPEST:
+        raise _altered(path, f"it claims {max(depths):,} blocks")
 
 
 class _Look:
@@ -119,20 +105,20 @@ class _Look:
 
     Args:
         path: the file, for messages.
-        most: the largest number that may stand in it.
     """
 
-    def __init__(self, path: Path, most: int) -> None:
-        self.path, self.most, self.left = path, most, MOST_ENTRIES
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, MOST_ENTRIES
 
-    def fields(self, value: object, hints: Mapping[str, Any], place: str) -> None:
-        """A table with these fields."""
+    def fields(self, value: object, hints: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """A table, which it gives back, with these fields."""
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise self.refusal(place)
         for name, hint in hints.items():
             if name not in value:
                 raise _altered(self.path, f"{place} lacks {name}")
             self.at(value[name], hint, f"{place}.{name}")
+        return value
 
     def at(self, value: object, hint: Any, place: str) -> None:
         """One value of a type."""
@@ -156,8 +142,8 @@ class _Look:
             self._each(value, parts[0], place)
             return True
         if is_dataclass(hint):
-            known = {name: kind for name, kind in get_type_hints(hint).items() if isinstance(value, dict) and name in value}
-            self.fields(value, known, place)  # which are missing or unknown it says itself
+            hints, given = get_type_hints(hint), value if isinstance(value, dict) else {}
+            self.fields(value, {name: hints[name] for name in hints if name in given}, place)  # it says what is missing
             return True
         if origin is not None:
             return isinstance(value, dict)
@@ -171,7 +157,7 @@ class _Look:
         if hint is str:
             return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
         if hint is int:
-            return type(value) is int and 0 <= value <= self.most
+            return type(value) is int and 0 <= value <= LARGEST
         if hint is float:
             return type(value) in (int, float)
         return type(value) is hint

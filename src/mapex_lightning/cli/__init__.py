@@ -18,11 +18,21 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
 from mapex_lightning.cli.sentences import sentence_of
-from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
+from mapex_lightning.cli.trust import check_offline, trust
+from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
-from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.runs import (
+    BEST,
+    LAST,
+    RUNS,
+    check_name,
+    check_nothing_planted,
+    find_checkpoint,
+    new_run,
+    own_checkpoint,
+)
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Bar,
@@ -108,8 +118,15 @@ class MapexCLI(LightningCLI):
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the settings: from words and files, and never from environment variables."""
+        self.config = parser.parse_args(args, env=False)
+        check_offline(self.config)
+
     def before_instantiate_classes(self) -> None:
         """Decides about checkpoint and run folder before anything is built."""
+        if self.config.run:
+            check_name(self.config.run)
         name = self.config.run or self._config_name()
         if self.prune is not None:
             self.config.model = Namespace(class_path=_path_of(Prune), init_args=Namespace(**self.prune))
@@ -182,6 +199,7 @@ class MapexCLI(LightningCLI):
         """The Trainer, with loggers, callbacks and safe checkpoints of our own."""
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
         fitting = self.command == "fit"
+        check_nothing_planted(self.folder)
         settings["default_root_dir"] = str(self.folder)
         ours = self._callbacks(fitting, logged=settings["logger"] is not False)
         settings["callbacks"] = [*(settings["callbacks"] or []), *ours]

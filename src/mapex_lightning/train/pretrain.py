@@ -77,8 +77,8 @@ class Pretrain(MapexModule):
         if found.decoder is None:
             self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
         else:
-            shape, stored = DecoderConfig(**found.decoder), weights(read(find_checkpoint(encoder)), "decoder.")
-            self.decoder = load_built(lambda: Decoder(built.config, shape), stored, encoder)
+            its, stored = DecoderConfig(**found.decoder), weights(read(find_checkpoint(encoder)), "decoder.")
+            self.decoder = load_built(lambda: Decoder(built.config, its), stored, encoder)
         self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
 
     def describe(self) -> Description:
