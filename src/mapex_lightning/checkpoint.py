@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mapex_lightning import __version__
-from mapex_lightning.claims import check_archive, check_description, check_weights
+from mapex_lightning.claims import check_archive, check_description, check_run, check_weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
@@ -88,7 +89,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
     check_archive(path)
     try:
-        with warnings.catch_warnings():
+        with _nothing_but_tensors(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript, which is refused
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -113,7 +114,19 @@ def read(path: str | Path) -> dict[str, Any]:
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
     check_description(found[KEY], path)
+    check_run(found, path)
     return found
+
+
+@contextmanager
+def _nothing_but_tensors() -> Iterator[None]:
+    """Takes from torch's list of what may be loaded what libraries, torch's own distributed one too, have added."""
+    added = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(added)
 
 
 def _from_format_1(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.model.tokens import Pool
 
-MOST_ENTRIES = 1_000_000
+MOST_ENTRIES = 100_000
 """Words and numbers in a description. A large model has some thousands; a list that holds itself has no end."""
 
 LONGEST = 2_000
@@ -38,6 +39,20 @@ DESCRIPTION: Mapping[str, Any] = {
     "decoder": Mapping[str, int] | None,
 }
 """The types of what stands under the key ``mapex``."""
+
+RUN: Mapping[str, tuple[type, ...]] = {
+    "epoch": (int,),
+    "global_step": (int,),
+    "pytorch-lightning_version": (str,),
+    "loops": (dict,),
+    "callbacks": (dict,),
+    "optimizer_states": (list,),
+    "lr_schedulers": (list,),
+}
+"""The types of what Lightning adds to the checkpoint of a run."""
+
+FOREIGN = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_", "_instantiator", "_class_path")
+"""How entries begin that Lightning writes for modules that keep their arguments, and from which it makes objects."""
 
 HEAD: Mapping[str, Any] = {"task": Task, "classes": tuple[str, ...], "pool": Pool}
 DECODER: Mapping[str, Any] = {"width": int, "depth": int, "heads": int}
@@ -77,6 +92,25 @@ def check_weights(state: object, path: Path) -> None:
         size += value.numel() * value.element_size()
     if size > path.stat().st_size:
         raise _altered(path, "its weights claim to be more than the file holds")
+
+
+def check_run(found: Mapping[str, Any], path: Path) -> None:
+    """Makes sure that what is beside weights and description is what Lightning writes for a run of ours.
+
+    Raises:
+        MapexError: an entry is none that mapex writes, or none of its kind.
+    """
+    for name, value in found.items():
+        if not isinstance(name, str) or name.startswith(FOREIGN):
+            raise MapexError(
+                f"{path} is refused: it holds {_shown(name)}, which mapex never writes and from which other programs "
+                "make objects. Write it anew with mapex."
+            )
+        if name in RUN and not isinstance(value, RUN[name]):
+            raise _altered(path, f"what stands under {name} is nothing that could stand there")
+    version = found.get("pytorch-lightning_version", "2.0")
+    if not re.fullmatch(r"[2-9]\.\d{1,4}(\.\w{1,20}){0,3}", version):
+        raise _altered(path, f"it names the version {_shown(version)} of Lightning")
 
 
 def check_description(plain: object, path: Path) -> None:

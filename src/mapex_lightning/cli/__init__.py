@@ -119,8 +119,8 @@ class MapexCLI(LightningCLI):
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the settings: from words and files, and never from environment variables."""
-        self.config = parser.parse_args(args, env=False)
+        """Reads the settings and makes sure that none is an address."""
+        super().parse_arguments(parser, args)
         check_offline(self.config)
 
     def before_instantiate_classes(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -89,6 +90,7 @@ def trust(words: list[str]) -> list[str]:
         if not all(part.isidentifier() for part in package.split(".")) or package.split(".")[0] == "jsonargparse":
             raise MapexError(f"{OPTION} needs the name of a package, such as {OPTION} mypackage; found {package!r}.")
         packages.add(package)
+    os.environ.pop("JSONARGPARSE_DEFAULT_ENV", None)  # it would take settings from environment variables
     set_parsing_settings(
         import_path_denylist=["*", *(_once_trusted - packages)],
         import_path_allowlist=[*(path for kind in (*OURS, *THEIRS) for path in paths_of(kind)), *packages],

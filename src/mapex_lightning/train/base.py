@@ -86,6 +86,17 @@ class MapexModule(LightningModule, ABC):
     def describe(self) -> Description:
         """What a checkpoint of this module says of itself."""
 
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not offered: Lightning's way may fetch addresses and unpickle what it gets.
+
+        Raises:
+            MapexError: always.
+        """
+        raise MapexError(
+            "Lightning's load_from_checkpoint is not safe; load with mapex_lightning.checkpoint.load(PATH)."
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description."""
         checkpoint[KEY] = self.describe().plain()
