@@ -5,14 +5,16 @@ from __future__ import annotations
 import http.server
 import io
 import pickle
+import sys
 import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 
 from mapex_lightning.checkpoint import KEY
@@ -24,8 +26,8 @@ PROOF = "proof"
 EVIL = """
 from pathlib import Path
 Path("proof").write_text("imported")
-from lightning.pytorch import LightningModule
-class Touch(LightningModule):
+from lightning.pytorch import Callback
+class Touch(Callback):
     def __init__(self, *_, **__):
         Path("proof").write_text("made")
 def touch(*_, **__):
@@ -141,3 +143,36 @@ def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
         finally:
             running.shutdown()
             thread.join()
+
+
+class Place(NamedTuple):
+    """A folder with what an attacker has planted.
+
+    Attributes:
+        path: the current folder.
+        asked: what the attacker's server was asked for.
+        address: of the server.
+    """
+
+    path: Path
+    asked: list[str]
+    address: str
+
+    def nothing_happened(self) -> None:
+        """No payload was run, no planted module imported, and nothing fetched."""
+        assert not (self.path / PROOF).exists()
+        assert "evil" not in sys.modules
+        assert self.asked == []
+
+
+@contextmanager
+def planted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Makes a folder with the module ``evil`` the current one, from which Python imports, beside a server."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "evil.py").write_text(EVIL)
+    with server(folder) as (address, asked):
+        try:
+            yield Place(folder, asked, address)
+        finally:
+            sys.modules.pop("evil", None)

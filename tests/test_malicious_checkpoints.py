@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
 from tests import attacks
-from tests.attacks import FORMATS, PLACES, PROOF, Reduce, as_pickle, inside, saved, whole
+from tests.attacks import FORMATS, PLACES, PROOF, Place, Reduce, as_pickle, inside, saved, whole
 from tests.builders import config_of
 from tests.small import folder as folder_of_tiles
 from tests.workshop import SMALL, TILES
@@ -91,32 +91,10 @@ KINDS: dict[str, Callable[[Path], None]] = {
 }
 
 
-class Place(NamedTuple):
-    """A folder with what an attacker has planted.
-
-    Attributes:
-        path: the current folder.
-        asked: what the attacker's server was asked for.
-        address: of the server.
-    """
-
-    path: Path
-    asked: list[str]
-    address: str
-
-    def nothing_happened(self) -> None:
-        assert not (self.path / PROOF).exists()
-        assert "evil" not in sys.modules
-        assert self.asked == []
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "evil.py").write_text(attacks.EVIL)
-    with attacks.server(tmp_path) as (address, asked):
-        yield Place(tmp_path, asked, address)
+    with attacks.planted(tmp_path, monkeypatch) as place:
+        yield place
 
 
 def words_of(command: str, way: str, file: str, folder: Path) -> list[str]:
@@ -247,7 +225,10 @@ def test_no_address_is_followed(function: Callable[[str], object], address: str,
     place.nothing_happened()
 
 
-@pytest.mark.parametrize("words", [["info", "evil.ckpt"], ["fit", *PRETRAIN, "--ckpt", "evil.ckpt"]])
+@pytest.mark.parametrize(
+    "words",
+    [["info", "evil.ckpt"], pytest.param(["fit", *PRETRAIN, "--ckpt", "evil.ckpt"], marks=pytest.mark.slow)],
+)
 def test_a_process_of_its_own_refuses_without_a_traceback(words: list[str], place: Place) -> None:
     reduces(place.path / "evil.ckpt")
     command = [sys.executable, "-m", "mapex_lightning", *words]

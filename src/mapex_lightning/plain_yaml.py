@@ -12,8 +12,6 @@ MOST_NODES = 100_000
 DEEPEST = 50
 """Lists and tables inside one another."""
 
-_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def check(text: str) -> None:
     """Makes sure that YAML is of a size that can be read.
@@ -28,7 +26,7 @@ def check(text: str) -> None:
     opened: list[tuple[str | None, int]] = []
     size = 0
     try:
-        for event in yaml.parse(text, Loader=_PARSER):
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
             match event:
                 case yaml.AliasEvent():
                     if event.anchor in [anchor for anchor, _ in opened]:

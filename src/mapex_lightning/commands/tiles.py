@@ -146,7 +146,8 @@ def _described(path: Path) -> tuple[dict[str, Modality], list[Modality]]:
         check(text)
         found = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MapexError(f"--sensors {path} cannot be read as YAML ({error}). Give a list of sensor blocks.") from error
+        why = " ".join(str(error).split())
+        raise MapexError(f"--sensors {path} cannot be read as YAML ({why}). Give a list of sensor blocks.") from error
     if isinstance(found, Mapping):
         found = found.get("data", found).get("modalities")
     if not isinstance(found, list):
