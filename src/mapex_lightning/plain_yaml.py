@@ -6,7 +6,7 @@ import yaml
 
 from mapex_lightning.errors import MapexError
 
-MOST_NODES = 100_000
+MOST_NODES = 20_000
 """Words, lists and tables with all aliases written out. The largest config that ships has some hundreds."""
 
 DEEPEST = 50
