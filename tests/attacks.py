@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from mapex_lightning.checkpoint import KEY
+from mapex_lightning.proof import END, END_SIZE, Proving
 from tests.builders import checkpoint_of, config_of, encoder_of
 
 PROOF = "proof"
@@ -50,7 +51,13 @@ def whole() -> dict[str, Any]:
 
 
 def put(content: bytes, path: Path) -> None:
-    """Writes a file as an attacker would, who can do all that mapex can. Every payload goes through here."""
+    """Writes a file as an attacker would, with the right checksum where it is an archive. Every payload comes here."""
+    if content[-END_SIZE:].startswith(END):
+        proven = io.BytesIO()
+        proving = Proving(proven)
+        proving.write(content)
+        proving.finish()
+        content = proven.getvalue()
     path.write_bytes(content)
 
 
@@ -82,13 +89,15 @@ def as_pickle(content: object, path: Path) -> None:
     put(pickle.dumps(content), path)
 
 
-def as_archive(content: object, path: Path, compression: int = zipfile.ZIP_STORED, **more: bytes) -> None:
+def as_archive(
+    content: object, path: Path, compression: int = zipfile.ZIP_STORED, more: Mapping[str, bytes] | None = None
+) -> None:
     """A zip as torch reads it, whose pickle is of Python's newest protocol."""
     buffer = io.BytesIO()
-    members = {"data.pkl": pickle.dumps(content), "version": b"3\n", "byteorder": b"little"}
+    members = {"data.pkl": pickle.dumps(content), "version": b"3\n", "byteorder": b"little", **(more or {})}
     with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, member in {**members, **more}.items():
-            archive.writestr(f"archive/{name.replace('__', '/')}", member)
+        for name, member in members.items():
+            archive.writestr(f"archive/{name}", member)
     put(buffer.getvalue(), path)
 
 
@@ -97,7 +106,7 @@ def as_compressed(content: object, path: Path) -> None:
 
 
 def as_torchscript(content: object, path: Path) -> None:
-    as_archive(content, path, **{"constants.pkl": pickle.dumps(()), "code____torch__.py": b"class X: pass\n"})
+    as_archive(content, path, more={"constants.pkl": pickle.dumps(()), "code/__torch__.py": b"class X: pass\n"})
 
 
 def as_tar(content: object, path: Path) -> None:

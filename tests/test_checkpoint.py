@@ -55,6 +55,14 @@ def altered(change: Callable[[dict[str, Any]], None], path: Path) -> Path:
     """A checkpoint whose plain content was changed before it was written."""
     checkpoint = checkpoint_of(encoder_of(CONFIG))
     change(checkpoint)
+    write(checkpoint, path)
+    return path
+
+
+def older(change: Callable[[dict[str, Any]], None], path: Path) -> Path:
+    """A checkpoint of a format without a checksum, as versions before have written them."""
+    checkpoint = checkpoint_of(encoder_of(CONFIG))
+    change(checkpoint)
     torch.save(checkpoint, path)
     return path
 
@@ -128,7 +136,7 @@ def test_a_url_is_refused(url: str) -> None:
 def test_a_file_that_was_cut_off_is_refused_by_name(file: Path, share: float) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(MapexError, match=r"whole\.ckpt (cannot be read|is refused)"):
+    with pytest.raises(MapexError, match=r"whole\.ckpt (cannot be read|is damaged)"):
         read(file)
 
 
@@ -193,7 +201,7 @@ def as_format_1(checkpoint: dict[str, Any]) -> None:
 
 
 def test_a_file_of_format_1_is_carried_over(tmp_path: Path) -> None:
-    path = altered(as_format_1, tmp_path / "old.ckpt")
+    path = older(as_format_1, tmp_path / "old.ckpt")
     encoder, new = load(path), encoder_of(CONFIG)
     assert describe(read(path)).head == {"task": "multiclass", "classes": ["a", "b"], "pool": "mean"}
     assert encoder.config == new.config
@@ -259,7 +267,7 @@ def test_a_file_in_the_place_of_the_folder_is_a_sentence(file: Path) -> None:
 def test_a_folder_in_the_place_of_the_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").mkdir()
     with pytest.raises(MapexError, match="could not be written"):
-        write({}, tmp_path / "a.ckpt")
+        write(checkpoint_of(encoder_of(CONFIG)), tmp_path / "a.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 

@@ -17,7 +17,7 @@ LAYERS = (
     {"__init__"},
     {"errors"},
     {"files", "plain_yaml"},
-    {"heatmap", "modality"},
+    {"heatmap", "modality", "proof"},
     {"page", "tiles"},
     {"model", "data"},
     {"claims"},

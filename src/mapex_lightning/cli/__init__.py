@@ -22,7 +22,7 @@ from mapex_lightning.cli.trust import check_offline, trust
 from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import sweep, write_whole
 from mapex_lightning.runs import (
     BEST,
     LAST,
@@ -347,6 +347,7 @@ def _run(cli: MapexCLI, command: str) -> None:
         model.encoder.patchify(data.examples(1))
         if trainer.is_global_zero:
             print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
+            sweep(cli.folder, below=True)
             cli.save_settings()
         trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
     elif command == "predict":

@@ -20,7 +20,7 @@ from mapex_lightning.data.legend import check_classes
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import sweep, write_whole
 from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
 from mapex_lightning.model.specialisation import shares
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
@@ -224,8 +224,9 @@ class Predictions(Callback):
         self.rows: list[tuple[str, torch.Tensor]] = []
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says what cannot be written before anything is computed."""
+        """Says what cannot be written before anything is computed, and sweeps what a killed process has left."""
         assert isinstance(pl_module, FineTune)
+        sweep(self.folder, below=True)
         if pl_module.task == "segmentation":
             check_classes(pl_module.classes)
             data = data_of(trainer)
