@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -254,6 +255,16 @@ def test_no_command_asks_anybody(tmp_path: Path) -> None:
         ],
         tmp_path,
     )
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    root = Path(__file__).parents[1]
+    promised = (root / "SECURITY.md").read_text(encoding="utf-8").partition("## Not promised")[0]
+    for promise in promised.split("\n**")[1:]:
+        named = re.findall(r"^- `(tests/[\w/]+\.py)::(\w+)`$", promise, re.MULTILINE)
+        assert named, promise
+        for file, test in named:
+            assert f"def {test}(" in (root / file).read_text(encoding="utf-8"), test
 
 
 def test_importing_the_package_imports_no_network_library() -> None:
