@@ -20,7 +20,7 @@ LAYERS = (
     {"heatmap", "modality", "proof"},
     {"page", "tiles"},
     {"model", "data"},
-    {"claims"},
+    {"scrutiny"},
     {"checkpoint", "runs"},
     {"pruning", "analysis", "comparison"},
     {"info"},

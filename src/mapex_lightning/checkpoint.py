@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mapex_lightning import __version__
-from mapex_lightning.claims import check_archive, check_description, check_run, check_weights
+from mapex_lightning.scrutiny import check_archive, check_description, check_run, check_weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
