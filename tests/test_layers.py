@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
-    {"files", "plain_yaml"},
+    {"claim", "files", "plain_yaml", "signals"},
     {"heatmap", "modality", "proof"},
     {"page", "tiles"},
     {"model", "data"},

@@ -17,7 +17,7 @@ import torch
 
 from mapex_lightning.__main__ import COMMANDS, main
 from mapex_lightning.checkpoint import KEY, load, load_decoder, read
-from mapex_lightning.cli import RUN_FOLDER
+from mapex_lightning.cli.starting import RUN_FOLDER
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.info import inform
@@ -42,6 +42,7 @@ WAYS: dict[str, dict[str, list[str]]] = {
     "fit": {
         "resume": ["--ckpt", "FILE", *PRETRAIN],
         "start": ["--ckpt", "FILE", *FINETUNE],
+        "continue": ["--run", "planted", *PRETRAIN],
         "encoder": ["--model.encoder", "FILE", *FINETUNE],
         "encoder of a config": ["--config", "encoder.yaml", *FINETUNE[2:]],
     },
@@ -100,6 +101,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 def words_of(command: str, way: str, file: str, folder: Path) -> list[str]:
     (folder / "encoder.yaml").write_text(f"model: {{class_path: FineTune, init_args: {{encoder: '{file}'}}}}\n")
+    if way == "continue":
+        (folder / "runs" / "planted").mkdir(parents=True)
+        shutil.copy(folder / "evil.ckpt", folder / "runs" / "planted" / "last.ckpt")
     return [command, *(file if word == "FILE" else word for word in WAYS[command][way])]
 
 
@@ -121,7 +125,7 @@ def test_no_command_runs_what_a_checkpoint_says(
     said = capsys.readouterr().err
     assert said.rpartition("\nmapex: ")[2].removeprefix("mapex: ").count("\n") == 1
     assert "Traceback" not in said
-    assert {path.name for path in place.path.iterdir()} <= {"evil.ckpt", "evil.py", "encoder.yaml"}
+    assert {path.name for path in place.path.iterdir()} <= {"evil.ckpt", "evil.py", "encoder.yaml", "runs"}
     place.nothing_happened()
 
 

@@ -6,8 +6,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mapex_lightning import __version__
+
+if TYPE_CHECKING:
+    from mapex_lightning.errors import Preempted
 
 PAGES = Path(__file__).parent / "help"
 """What each command says of itself, a file each; ``mapex.txt`` is what all of them say together."""
@@ -36,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``mapex``; by default those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for input that cannot be used, `STOPPED` after Ctrl-C.
+        The exit code: 0 for success, 2 for input that cannot be used, `STOPPED` after Ctrl-C, and 75 for a run that was
+        told to stop and can go on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -61,12 +66,14 @@ def _run(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(page(command), end="")
         return 0
-    from mapex_lightning.errors import MapexError
+    from mapex_lightning.errors import MapexError, Preempted
 
     try:
         _dispatch(command, rest)
     except MapexError as error:
         return _refuse(error)
+    except Preempted as stop:
+        return _leave(stop)
     except KeyboardInterrupt:
         print("mapex: stopped", file=sys.stderr)
         return STOPPED
@@ -86,10 +93,24 @@ def _run(words: list[str]) -> int:
 def _dispatch(command: str, rest: list[str]) -> None:
     if command in LIGHT:
         import_module(f"mapex_lightning.commands.{command}").run(rest)
-    else:
+        return
+    from contextlib import nullcontext
+
+    from mapex_lightning.signals import listening
+
+    with listening() if command == "fit" else nullcontext():  # from now on, though training begins seconds later
         from mapex_lightning import cli
 
         cli.run(command, rest)
+
+
+def _leave(stop: Preempted) -> int:
+    """Says once what was kept, when the processes that this one has started are over."""
+    for child in stop.children:
+        child.wait()
+    if str(stop):
+        print(f"mapex: {stop}", file=sys.stderr)
+    return stop.code
 
 
 def _refuse(error: Exception) -> int:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mapex_lightning import __version__
-from mapex_lightning.scrutiny import check_archive, check_description, check_run, check_weights
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.proof import Proving, damaged, prove
+from mapex_lightning.scrutiny import check_archive, check_description, check_run, check_weights
 
 if TYPE_CHECKING:
     from mapex_lightning.model.decoder import Decoder

@@ -51,6 +51,10 @@ class Throughput(Callback):
         self.waited = 0.0
         self.waiting = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that goes on in an epoch does not begin it."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation between epochs does not count."""
         self.tiles, self.waited = 0, 0.0
