@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-SIZE = 20_000_000
-"""Bytes of a disk."""
-
 
 def _ran(*words: str) -> bool:
     found = shutil.which(words[0])
@@ -20,11 +17,11 @@ def _ran(*words: str) -> bool:
 
 
 @contextmanager
-def disk(place: Path) -> Iterator[Path]:
+def disk(place: Path, megabytes: int = 20) -> Iterator[Path]:
     """An empty disk; the test is skipped where none can be had."""
     place.mkdir()
-    if not _ran("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)):
-        pytest.skip("a disk of 20 MB can only be mounted by root, where the system lets it")
+    if not _ran("mount", "-t", "tmpfs", "-o", f"size={megabytes}M", "tmpfs", str(place)):
+        pytest.skip("a small disk can only be mounted by root, where the system lets it")
     try:
         yield place
     finally:

@@ -27,7 +27,8 @@ import torch
 from mapex_lightning.checkpoint import KEY, Description, read, write
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep
-from tests.builders import config_of
+from mapex_lightning.modality import MODALITIES
+from mapex_lightning.model.config import preset
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS, SIZE = 8, 2**16
@@ -56,7 +57,7 @@ class Toll(NamedTuple):
 def checkpoint(step: int) -> dict[str, Any]:
     """The checkpoint of a step: 2 MB."""
     weights = {f"encoder.{number}": torch.full((SIZE,), float(step)) for number in range(WEIGHTS)}
-    described = Description("pretrain", config_of(), ("made by a test",)).plain()
+    described = Description("pretrain", preset("nano", (MODALITIES["s1"],)), ("made by a test",)).plain()
     return {KEY: described, "state_dict": weights, "global_step": step}
 
 

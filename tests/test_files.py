@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +24,7 @@ from mapex_lightning.files import (
     write_text,
     write_whole,
 )
+from tests.abandoned import abandoned, dead
 
 
 @pytest.fixture
@@ -176,24 +174,7 @@ def test_a_folder_is_not_removed(file: Path) -> None:
     assert file.read_bytes() == b"old"
 
 
-@pytest.fixture(scope="module")
-def dead() -> str:
-    """The mark of a process of this host that is no more."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait(timeout=60)
-    return f"{mark().partition('.')[0]}.{process.pid}"
-
-
 FAR = "far-away-4026531836.1"
-
-
-def left(path: Path, by: str, age: float = 0.0, word: str = "new") -> Path:
-    """A temporary file that was written to some time ago."""
-    path.parent.mkdir(exist_ok=True)
-    beside = temporary(path, word, by)
-    beside.write_bytes(b"half")
-    os.utime(beside, (time.time() - age,) * 2)
-    return beside
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "a b", ".hidden.part", "1.2.3", "x" * 150])
@@ -204,16 +185,16 @@ def test_every_temporary_file_is_known_by_its_name(name: str) -> None:
     assert (path.parent, found["name"], int(found["process"])) == (Path("runs"), name, os.getpid())
 
 
-def test_what_a_dead_process_has_left_is_swept(tmp_path: Path, dead: str) -> None:
-    left(tmp_path / "last.ckpt", dead)
-    folder_of(temporary(tmp_path / "store", by=dead), "half")
+def test_what_a_dead_process_has_left_is_swept(tmp_path: Path) -> None:
+    abandoned(tmp_path / "last.ckpt")
+    folder_of(temporary(tmp_path / "store", by=dead()), "half")
     sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_living_process_writes_stays_however_old(tmp_path: Path) -> None:
-    mine = left(tmp_path / "last.ckpt", mark(), age=10 * FOREIGN)
-    parents = left(tmp_path / "last.ckpt", f"{mark().partition('.')[0]}.{os.getppid()}", age=10 * FOREIGN)
+    mine = abandoned(tmp_path / "last.ckpt", mark(), age=10 * FOREIGN)
+    parents = abandoned(tmp_path / "last.ckpt", f"{mark().partition('.')[0]}.{os.getppid()}", age=10 * FOREIGN)
     sweep(tmp_path)
     assert mine.exists()
     assert parents.exists()
@@ -221,14 +202,14 @@ def test_what_a_living_process_writes_stays_however_old(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("age", "stays"), [(0.0, True), (0.9 * FOREIGN, True), (1.1 * FOREIGN, False)])
 def test_what_another_host_may_be_writing_stays_for_a_day(tmp_path: Path, age: float, stays: bool) -> None:
-    theirs = left(tmp_path / "last.ckpt", FAR, age)
+    theirs = abandoned(tmp_path / "last.ckpt", FAR, age)
     sweep(tmp_path)
     assert theirs.exists() is stays
 
 
-def test_nothing_else_is_swept(tmp_path: Path, dead: str) -> None:
-    process = dead.rpartition(".")[2]
-    names = {"last.ckpt", ".hidden", ".last.ckpt.part", f".last.ckpt.{process}.tmp", f"last.ckpt.{dead}.new.part"}
+def test_nothing_else_is_swept(tmp_path: Path) -> None:
+    process = dead().rpartition(".")[2]
+    names = {"last.ckpt", ".hidden", ".last.ckpt.part", f".last.ckpt.{process}.tmp", f"last.ckpt.{dead()}.new.part"}
     for name in names:
         (tmp_path / name).write_text("mine")
     sweep(tmp_path)
@@ -236,8 +217,8 @@ def test_nothing_else_is_swept(tmp_path: Path, dead: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_folders_inside_are_swept_when_asked_for(tmp_path: Path, dead: str) -> None:
-    inside = left(tmp_path / "pictures" / "a.png", dead)
+def test_folders_inside_are_swept_when_asked_for(tmp_path: Path) -> None:
+    inside = abandoned(tmp_path / "pictures" / "a.png")
     sweep(tmp_path)
     assert inside.exists()
     sweep(tmp_path, below=True)
@@ -245,9 +226,9 @@ def test_folders_inside_are_swept_when_asked_for(tmp_path: Path, dead: str) -> N
 
 
 @pytest.mark.parametrize("arrived", [False, True])
-def test_a_folder_that_made_room_comes_back_unless_a_new_one_is_there(tmp_path: Path, dead: str, arrived: bool) -> None:
-    folder_of(temporary(tmp_path / "store", OLD, dead), "old")
-    folder_of(tmp_path / "store" if arrived else temporary(tmp_path / "store", by=dead), "new")
+def test_a_folder_that_made_room_comes_back_unless_a_new_one_is_there(tmp_path: Path, arrived: bool) -> None:
+    folder_of(temporary(tmp_path / "store", OLD, dead()), "old")
+    folder_of(tmp_path / "store" if arrived else temporary(tmp_path / "store", by=dead()), "new")
     sweep(tmp_path)
     assert (tmp_path / "store" / "part").read_text() == ("new" if arrived else "old")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -16,7 +16,8 @@ from mapex_lightning import proof
 from mapex_lightning.errors import MapexError
 from mapex_lightning.proof import DIGITS, WORDS, Proving, prove
 
-CONTENT = {"weights": torch.arange(7.0), "step": 3}
+WEIGHTS = torch.arange(7.0)
+CONTENT = {"weights": WEIGHTS, "step": 3}
 
 
 def write(file: BinaryIO, content: object = CONTENT) -> None:
@@ -40,7 +41,7 @@ def test_a_file_that_is_whole_proves_it(file: Path) -> None:
 def test_torch_reads_the_file_mapped_or_not(file: Path) -> None:
     for mapped in (False, True):
         found = torch.load(file, weights_only=True, mmap=mapped)
-        assert torch.equal(found["weights"], CONTENT["weights"])
+        assert torch.equal(found["weights"], WEIGHTS)
 
 
 def test_zip_and_sha256_know_the_file_without_us(file: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,9 @@ COMMANDS = tuple(sorted(page.stem for page in PAGES.glob("*.txt") if page.stem n
 LIGHT = ("doctor", "info", "pack", "prune", "tiles")
 """Commands with a module of their own in `mapex_lightning.commands`; the others need a Trainer from the start."""
 
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the system says of a disk that takes nothing more: full, quota spent, read-only."""
 
 STOPPED = 130
 """The exit code of what was stopped with Ctrl-C, as shells know it."""
@@ -69,7 +75,8 @@ def _run(words: list[str]) -> int:
     from mapex_lightning.errors import MapexError, Preempted
 
     try:
-        _dispatch(command, rest)
+        with _loggers_that_say_it_once():
+            _dispatch(command, rest)
     except MapexError as error:
         return _refuse(error)
     except Preempted as stop:
@@ -87,7 +94,33 @@ def _run(words: list[str]) -> int:
                 "fewer of them (--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
             )
         )
+    except OSError as error:  # of what is no checkpoint, such as a log
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" ({error.filename})" if isinstance(error.filename, str) else ""
+        return _refuse(
+            MapexError(
+                f"A file could not be written: {error.strerror}{where}. What was saved before is whole. Make room or "
+                "choose another disk, and go on from the last checkpoint."
+            )
+        )
     return 0
+
+
+@contextmanager
+def _loggers_that_say_it_once() -> Iterator[None]:
+    """TensorBoard writes in a thread, whose error comes up at the next figure too: not in a traceback before that."""
+    told = threading.excepthook
+
+    def tell(found: threading.ExceptHookArgs) -> None:
+        if not (isinstance(found.exc_value, OSError) and found.exc_value.errno in UNWRITABLE):
+            told(found)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = told
 
 
 def _dispatch(command: str, rest: list[str]) -> None:

@@ -34,6 +34,7 @@ from mapex_lightning.train.callbacks import (
 )
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
+from tests.abandoned import abandoned
 from tests.workshop import trainer_of
 
 CLASSES = ("forest", "meadow", "water")
@@ -135,6 +136,12 @@ def test_tiles_with_and_without_labels_are_predicted_together(tmp_path: Path) ->
     predict_named(tmp_path, Named(["a", "folder/b", "c..d"]))
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tif")}
     assert files == {"a.tif", "folder/b.tif", "c..d.tif"}
+
+
+def test_predictions_begin_by_sweeping_their_folder(tmp_path: Path) -> None:
+    strays = [abandoned(tmp_path / "a.tif"), abandoned(tmp_path / "folder" / "b.tif")]
+    predict_named(tmp_path, Named(["a", "folder/b"]))
+    assert not any(stray.exists() for stray in strays)
 
 
 @pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/out"])
