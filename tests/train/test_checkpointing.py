@@ -14,7 +14,7 @@ import torch
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import KEY, Description, read, write
-from mapex_lightning.cli import RUN_FOLDER
+from mapex_lightning.cli.starting import RUN_FOLDER
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
