@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,8 @@ def test_what_a_resumed_checkpoint_wants_removed_is_removed_only_beside_it(tmp_p
     (tmp_path / "other.ckpt").touch()
     (run / "link.ckpt").symlink_to(tmp_path / "other.ckpt")
     for path in (run / ".." / ".." / "precious", tmp_path / "other.ckpt", run / "link.ckpt", precious / "tiles.csv"):
-        door.remove_checkpoint(path)
+        with suppress(MapexError):
+            door.remove_checkpoint(path)
         assert path.exists()
     door.remove_checkpoint(own)
     assert not own.exists()

@@ -43,5 +43,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
             MapexError: it is a folder, or it may not be removed.
         """
         path = Path(path)
-        if path.resolve().parent in self._folders and path.suffix == ".ckpt" and not path.is_symlink():
+        ours = path.resolve().parent in self._folders and path.suffix == ".ckpt"
+        if (ours or path.is_dir()) and not path.is_symlink():
             remove(path)
