@@ -16,10 +16,11 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
-    {"claim", "files", "signals"},
+    {"claim", "files", "plain_yaml", "signals"},
     {"heatmap", "modality", "proof", "table"},
     {"page", "tiles"},
     {"model", "data"},
+    {"scrutiny"},
     {"checkpoint", "runs"},
     {"pruning", "analysis", "comparison", "results"},
     {"info"},

@@ -20,7 +20,7 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.model.mixture import CENSUS
 from mapex_lightning.model.specialisation import specialisation
-from mapex_lightning.pruning import Kept, Policy, choose, count_bytes, count_parameters, is_parameter
+from mapex_lightning.pruning import Kept, Policy, census_of, choose, count_bytes, count_parameters, is_parameter
 from mapex_lightning.pruning.surgery import Cut
 from mapex_lightning.table import aligned, indented
 
@@ -229,7 +229,7 @@ def inform(path: str | Path) -> Info:
     checkpoint = read(path)
     description, state = describe(checkpoint), weights(checkpoint, ENCODER)
     config = description.encoder
-    census = _census(config, state, path)
+    census = census_of(config, state, str(path))
     versions = {"format": str(checkpoint[KEY]["format"]), "mapex": checkpoint[KEY]["version"]}
     if LIGHTNING in checkpoint:
         versions["Lightning"] = checkpoint[LIGHTNING]
@@ -246,16 +246,6 @@ def inform(path: str | Path) -> Info:
         usage={block: _usage(c) for block, c in census.items() if bool(c[0].any())},
         alone=_alone(config, census, state),
     )
-
-
-def _census(config: EncoderConfig, state: Mapping[str, Tensor], source: str | Path) -> dict[int, Tensor]:
-    names = {block: f"blocks.{block}.mixture.census" for block in config.mixtures}
-    if missing := [name for name in names.values() if name not in state]:
-        raise MapexError(
-            f"{source} does not fit its own description: it lacks {', '.join(missing[:3])}. The file was altered; "
-            "write it anew."
-        )
-    return {block: state[name] for block, name in names.items()}
 
 
 def _usage(census: Tensor) -> dict[str, Figures]:

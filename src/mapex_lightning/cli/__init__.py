@@ -32,12 +32,13 @@ from mapex_lightning.cli.starting import (
     start_of,
     with_settings,
 )
-from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
+from mapex_lightning.cli.trust import check_offline, trust
+from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep, write_text
 from mapex_lightning.model.config import PRESETS
-from mapex_lightning.runs import LAST, RUNS, find_checkpoint, own_checkpoint
+from mapex_lightning.runs import LAST, RUNS, check_name, check_nothing_planted, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.best import Best
 from mapex_lightning.train.callbacks import (
@@ -128,8 +129,15 @@ class MapexCLI(LightningCLI):
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the settings and makes sure that none is an address."""
+        super().parse_arguments(parser, args)
+        check_offline(self.config)
+
     def before_instantiate_classes(self) -> None:
         """Decides about checkpoint and run folder before anything is built."""
+        if self.config.run:
+            check_name(self.config.run)
         name = self.config.run or self._config_name()
         if self.prune is not None:
             self.config.model = Namespace(class_path=_path_of(Prune), init_args=Namespace(**self.prune))
@@ -231,6 +239,7 @@ class MapexCLI(LightningCLI):
         set_timeout(self.config_init.timeout)
         check(settings, os.environ)
         fitting = self.command == "fit"
+        check_nothing_planted(self.folder)
         settings["default_root_dir"] = str(self.folder)
         ours = self._callbacks(fitting, logged=settings["logger"] is not False)
         settings["callbacks"] = [*(settings["callbacks"] or []), *ours]

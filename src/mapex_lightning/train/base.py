@@ -18,7 +18,18 @@ from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
+from mapex_lightning.checkpoint import (
+    ENCODER,
+    KEY,
+    Description,
+    Kind,
+    check_claim,
+    describe,
+    grow,
+    load_weights,
+    read,
+    weights,
+)
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
@@ -87,6 +98,17 @@ class MapexModule(LightningModule, ABC):
     @abstractmethod
     def describe(self) -> Description:
         """What a checkpoint of this module says of itself."""
+
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not offered: Lightning's way may fetch addresses and unpickle what it gets.
+
+        Raises:
+            MapexError: always.
+        """
+        raise MapexError(
+            "Lightning's load_from_checkpoint is not safe; load with mapex_lightning.checkpoint.load(PATH)."
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description."""
@@ -208,6 +230,7 @@ def start(
     description = describe(checkpoint)
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
+    check_claim(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
     built = Encoder(config, drop_path)
     if pretrained:
         (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))

@@ -69,6 +69,8 @@ class FineTune(MapexModule):
             raise MapexError(
                 "The data sets share no task and classes, so there is nothing to fine-tune on; use one set with labels."
             )
+        if strange := [name for name in classes if not name.isprintable()]:
+            raise MapexError(f"A class has a name that is no plain line of text: {strange[0]!r}. Give it another.")
         if pool != "mean" and task == "segmentation":
             raise MapexError(
                 f"Segmentation pools nothing; leave pool: {pool} out, or take a task with labels per tile."
