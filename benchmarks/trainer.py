@@ -37,6 +37,7 @@ from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.callbacks import Throughput
 from mapex_lightning.train.optim import configure
 from mapex_lightning.train.pretrain import Pretrain
+from mapex_lightning.train.watch import Watch
 
 TILES, SIDE = 4, 16
 """Tiles of a batch, and pixels of their sides."""
@@ -82,22 +83,28 @@ def model(folder: Path) -> Pretrain:
     return Pretrain(encoder=str(folder / "tiny.ckpt"))
 
 
-def through_trainer(steps: int, every: int, clock: Clock, folder: Path) -> list[float]:
-    """When each step of a fit ended that logs every `every` steps to TensorBoard and CSV, as `mapex fit` does."""
+def through_trainer(steps: int, every: int, clock: Clock, folder: Path, watched: bool = True) -> list[float]:
+    """When each step of a fit ended that logs every `every` steps to TensorBoard and CSV, as `mapex fit` does.
+
+    Without watching for steps that are no numbers there is neither `Watch` nor what it needs of the module.
+    """
     stamps = Stamps(clock)
     loggers: list[Logger] = [TensorBoardLogger(folder, name=""), CSVLogger(folder, name="")]
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
         logger=loggers,
-        callbacks=[Throughput(), stamps],
+        callbacks=[*([Watch()] if watched else []), Throughput(), stamps],
         log_every_n_steps=every,
         gradient_clip_val=1.0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model(folder), batches(steps))
+    module = model(folder)
+    if not watched:
+        vars(module)["configure_gradient_clipping"] = module.clip_gradients
+    trainer.fit(module, batches(steps))
     return stamps.ends
 
 
@@ -133,12 +140,18 @@ def main(words: Sequence[str] | None = None) -> None:
     options(parser, rounds=5)
     given = parser.parse_args(words)
     clock = begin(given, torch.device("cpu"))
-    ways: dict[str, list[float]] = {"bare loop": [], "Trainer, logs nothing": [], "Trainer, logs every step": []}
+    never = given.steps + 1
+    trainers = {
+        "Trainer, logs and watches nothing": (never, False),
+        "Trainer, logs nothing": (never, True),
+        "Trainer, logs every step": (1, True),
+    }
+    ways: dict[str, list[float]] = {way: [] for way in ("bare loop", *trainers)}
     for _ in range(given.rounds):
         with tempfile.TemporaryDirectory() as folder:
             ways["bare loop"].append(per_step(bare(given.steps, clock, Path(folder))))
-            for way, every in (("Trainer, logs nothing", given.steps + 1), ("Trainer, logs every step", 1)):
-                ways[way].append(per_step(through_trainer(given.steps, every, clock, Path(folder))))
+            for way, (every, watched) in trainers.items():
+                ways[way].append(per_step(through_trainer(given.steps, every, clock, Path(folder), watched)))
     rows = [
         [way, spread(took), spread([ours - plain for ours, plain in zip(took, ways["bare loop"], strict=True)])]
         for way, took in ways.items()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -79,6 +80,57 @@ def test_a_reading_process_that_was_killed_is_told_in_a_sentence(
     assert said.startswith("mapex: A process that reads data was ended from outside (DataLoader worker")
     assert "fewer of them" in said
     assert "Traceback" not in said
+
+
+class Stuck(Dataset[int]):
+    """Never reads anything, as where a network file system has gone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, at: int) -> int:
+        time.sleep(2)
+        return at
+
+
+def test_reading_that_hangs_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: Sequence[str]) -> None:
+        list(DataLoader(Stuck(), num_workers=1, timeout=0.2))
+
+    monkeypatch.setattr("mapex_lightning.commands.tiles.run", run)
+    assert main(["tiles"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mapex: No process that reads data has brought a batch in time (DataLoader timed out after")
+    assert "data.timeout" in said
+    assert "Traceback" not in said
+
+
+STACKS = """
+import os, signal, sys, time, types
+from mapex_lightning.__main__ import main
+def run(words):
+    child = os.fork()
+    time.sleep(0.2)
+    os.kill(child or os.getpid(), signal.SIGUSR2)
+    time.sleep(0.2)
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    print("goes on", flush=True)
+sys.modules["mapex_lightning.commands.tiles"] = types.SimpleNamespace(run=run)
+sys.exit(main(["tiles"]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="the platform lacks the signal")
+def test_sigusr2_shows_the_stacks_of_a_process_and_of_those_it_has_forked_and_nothing_else_happens() -> None:
+    done = subprocess.run([sys.executable, "-c", STACKS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "goes on\n"
+    assert done.stderr.count("most recent call first") == 2
+    assert done.stderr.count("in run\n") == 2
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

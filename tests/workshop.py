@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,13 @@ def light(*words: str) -> None:
     command = [sys.executable, "-c", LIGHT.format(words=list(words))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def elsewhere() -> dict[str, str]:
+    """The environment of a process in another folder: this package and these tests, one thread, no GPU."""
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root / "src"), str(root)])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
 
 
 def pretrain(*words: str, run: str = "pretrain") -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from mapex_lightning import __version__
 
 if TYPE_CHECKING:
-    from mapex_lightning.errors import Preempted
+    from mapex_lightning.errors import MapexError, Preempted
 
 PAGES = Path(__file__).parent / "help"
 """What each command says of itself, a file each; ``mapex.txt`` is what all of them say together."""
@@ -25,6 +27,18 @@ COMMANDS = tuple(sorted(page.stem for page in PAGES.glob("*.txt") if page.stem n
 LIGHT = ("doctor", "info", "pack", "prune", "results", "tiles")
 """Commands with a module of their own in `mapex_lightning.commands`; the others need a Trainer from the start."""
 
+
+READING = {
+    "DataLoader worker": (
+        "A process that reads data was ended from outside ({}), as happens where memory runs out. Use fewer of them "
+        "(--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
+    ),
+    "DataLoader timed out": (
+        "No process that reads data has brought a batch in time ({}), as happens where a network file system has gone. "
+        "See that the data can be read; where reading is that slow, raise data.timeout (minutes)."
+    ),
+}
+"""How PyTorch's errors about processes that read data begin, and what is said in their place."""
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the system says of a disk that takes nothing more: full, quota spent, read-only."""
@@ -85,15 +99,10 @@ def _run(words: list[str]) -> int:
         print("mapex: stopped", file=sys.stderr)
         return STOPPED
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        found = str(error).splitlines()[0].rstrip(". ")
-        return _refuse(
-            MapexError(
-                f"A process that reads data was ended from outside ({found}), as happens where memory runs out. Use "
-                "fewer of them (--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
-            )
-        )
+        for begins, sentence in READING.items():
+            if str(error).startswith(begins):
+                return _refuse(MapexError(sentence.format(str(error).splitlines()[0].rstrip(". "))))
+        raise
     except OSError as error:  # of what is no checkpoint, such as a log
         if error.errno not in UNWRITABLE:
             raise
@@ -124,6 +133,7 @@ def _loggers_that_say_it_once() -> Iterator[None]:
 
 
 def _dispatch(command: str, rest: list[str]) -> None:
+    _show_stacks_when_asked()
     if command in LIGHT:
         import_module(f"mapex_lightning.commands.{command}").run(rest)
         return
@@ -146,9 +156,15 @@ def _leave(stop: Preempted) -> int:
     return stop.code
 
 
-def _refuse(error: Exception) -> int:
-    print(f"mapex: {error}", file=sys.stderr)
-    return 2
+def _refuse(error: MapexError) -> int:
+    print(f"mapex: {error}", file=sys.stderr, flush=True)
+    return error.code
+
+
+def _show_stacks_when_asked() -> None:
+    """SIGUSR2 prints where every thread is and lets the process go on; its forked workers inherit that."""
+    if hasattr(signal, "SIGUSR2") and sys.__stderr__ is not None:
+        faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,28 @@ class MapexError(Exception):
     Args:
         sentence: the message. PyTorch hands over an error of a worker process as its whole traceback; of that only the
             sentence at the end is kept.
+
+    Attributes:
+        code: the exit code of the command line.
     """
+
+    code: int = 2
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
+
+
+class LostRank(MapexError):
+    """Another process of the same job is gone or does not answer, so that this one cannot go on.
+
+    Args:
+        sentence: the message.
+        code: the exit code, that of the other process where it told its reason by one.
+    """
+
+    def __init__(self, sentence: str, code: int = 1) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 class Preempted(Exception):

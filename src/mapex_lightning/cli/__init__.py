@@ -54,9 +54,12 @@ from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.journal import METRICS, Metrics
 from mapex_lightning.train.last import Last
+from mapex_lightning.train.liveness import company
 from mapex_lightning.train.maps import Outputs, maps_of
+from mapex_lightning.train.memory import enough_memory
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
+from mapex_lightning.train.watch import Watch
 
 NO_NEWS = (
     ".*does not have many workers.*",  # reading in the training process is faster for packed and synthetic tiles
@@ -66,6 +69,7 @@ NO_NEWS = (
     "The dirpath has changed.*",  # a resumed run has a folder of its own
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
+    "Detected call of `lr_scheduler.step.* before `optimizer.step.*",  # the scaler of 16-mixed passes over first steps
 )
 """Warnings that are left out."""
 
@@ -272,7 +276,7 @@ class MapexCLI(LightningCLI):
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
         kept = [] if self.config.trainer.fast_dev_run else [best, last]
-        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, *kept]
+        return [Watch(), throughput, progress, Pictures(self.folder / "pictures"), *rates, *kept]
 
     def save_settings(self) -> None:
         """Writes all settings of the run, as it begins."""
@@ -376,6 +380,11 @@ def _run(cli: MapexCLI, command: str) -> None:
     if cli.start.complete:
         _say(f"run folder: {cli.folder}\nthe run {cli.folder.name} is complete, after {cli.start.step} steps")
         return
+    with company(cli.trainer), enough_memory(cli.trainer, cli.model, cli.datamodule):
+        _go(cli, command)
+
+
+def _go(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")

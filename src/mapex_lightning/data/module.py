@@ -53,6 +53,8 @@ class TileData(LightningDataModule):
         scene: what ``mapex predict`` maps instead of the sets: the files of each sensor, or those of the only one.
         reading: how the files of a scene are to be read, by sensor: band names, nodata, scale, offset, decibels.
         overlap: the share of a window of a scene that the next window covers again.
+        timeout: minutes that the next batch may take its `workers` before the run ends, as happens where a network file
+            system has gone; 0 waits for ever.
         seed: of order, augmentations and shots.
     """
 
@@ -73,6 +75,7 @@ class TileData(LightningDataModule):
         scene: dict[str, list[str]] | list[str] | None = None,
         reading: dict[str, Reading] | None = None,
         overlap: float = 0.5,
+        timeout: float = 30.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,6 +87,8 @@ class TileData(LightningDataModule):
             raise MapexError(f"data.draws is a number of tiles per epoch and needs data.weights; found {draws}.")
         if (shots is not None and shots < 1) or seed < 0:
             raise MapexError(f"data.shots is 1 or more and data.seed 0 or more; found {shots} and {seed}.")
+        if timeout < 0:
+            raise MapexError(f"data.timeout is a number of minutes, or 0 to wait for ever; found {timeout:g}.")
         if size < 1 or batch_size < 1 or workers < 0:
             raise MapexError(
                 "data.size and data.batch_size are 1 or more and data.workers is 0 or more; found "
@@ -102,6 +107,7 @@ class TileData(LightningDataModule):
         self._place: dict[str, int] = {}
         self.scene, self.reading, self.overlap = scene, reading or {}, overlap
         self.windows: Windows | None = None
+        self.timeout = 60 * timeout
 
     @classmethod
     def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
@@ -235,6 +241,7 @@ class TileData(LightningDataModule):
             batch_size=size,
             sampler=wanted,
             num_workers=self.workers,
+            timeout=self.timeout if self.workers else 0,
             collate_fn=windows.batch,
             pin_memory=torch.cuda.is_available(),
         )
@@ -301,6 +308,7 @@ class TileData(LightningDataModule):
             batch_size=size,
             sampler=sampler,
             num_workers=self.workers,
+            timeout=self.timeout if self.workers else 0,
             collate_fn=functools.partial(_batch, self.modalities, self.extent, labelled and self.labelled),
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),

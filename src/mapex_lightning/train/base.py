@@ -12,9 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -37,7 +35,7 @@ from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.optim import Optimiser, configure
+from mapex_lightning.train.optim import Optimiser, clip, configure
 from mapex_lightning.train.sharded import FullySharded
 
 Batch = Tiles | tuple[Tiles, Tensor]
@@ -83,6 +81,8 @@ class MapexModule(LightningModule, ABC):
     """Whether the best is the ``min`` or the ``max``."""
     noted: Mapping[str, float]
     """The latest figures of a training step that were logged."""
+    passed: Tensor | None
+    """Whether the latest step was passed over, as `clip` returns it; None where a gradient scaler decides."""
 
     def __init__(self, encoder: Encoder, lineage: Sequence[str], optimiser: Optimiser, seed: int = 0) -> None:
         super().__init__()
@@ -91,6 +91,7 @@ class MapexModule(LightningModule, ABC):
         self.optimiser = optimiser
         self.seed = seed
         self.noted = {}
+        self.passed = None
         self._observing = ExitStack()
         self.routing: dict[int, dict[str, Tensor]] = {}
         """Figures of specialisation per mixture block, of the last census."""
@@ -148,16 +149,15 @@ class MapexModule(LightningModule, ABC):
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
+        gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips gradients, of a fused optimiser under autocast too.
-
-        There Lightning refuses, because a fused optimiser could be one that unscales the gradients itself; without a
-        scaler nothing is scaled, and with one `configure_optimizers` makes none that is fused.
-        """
-        plugin, algorithm = self.trainer.precision_plugin, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        """Clips, and passes over gradients that are no numbers; with 16-mixed the gradient scaler does the latter."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.passed = None
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.passed = clip(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what layers draw by themselves, as stochastic depth does, a function of seed, step and rank, too."""

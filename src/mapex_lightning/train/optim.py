@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups and the learning-rate schedule."""
+"""AdamW: its parameter groups, its learning-rate schedule and which gradients it takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 UNDECAYED = ("vectors", "modality", "bias")
@@ -98,3 +99,35 @@ def configure(
         groups(module.named_parameters(), config, blocks), lr=config.lr, betas=(0.9, config.beta2), fused=fused
     )
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(step, steps, config.warmup))
+
+
+def clip(optimiser: Optimizer, limit: float | None, by_value: bool = False) -> Tensor:
+    """Clips gradients, and lets the optimiser pass over a step in which some are no numbers.
+
+    Their norm, which clipping computes anyway, is finite only if all of them are. A fused optimiser is told on the
+    device, by the flag that a gradient scaler would give it, and leaves weights and moments as they are: the host does
+    not wait. Any other one finds no gradients, for which the host has to know. With DDP and FSDP2 gradients are those
+    of all ranks, so that all of them come to the same.
+
+    Args:
+        optimiser: its gradients are clipped.
+        limit: of their norm; None or 0 clips nothing.
+        by_value: clips each by itself instead.
+
+    Returns:
+        () float32 on the device: 1 where the step is passed over, else 0.
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None]
+    if limit and not by_value:
+        norm = clip_grad_norm_(weights, limit)
+    else:
+        norm = get_total_norm([weight.grad for weight in weights])
+        if limit:
+            clip_grad_value_(weights, limit)
+    whole = getattr(norm, "full_tensor", None)  # with FSDP2 each rank has its share of it
+    passed = (~(norm if whole is None else whole()).isfinite()).float()
+    if all(group.get("fused") for group in optimiser.param_groups):
+        vars(optimiser)["found_inf"] = passed
+    elif bool(passed):
+        optimiser.zero_grad(set_to_none=True)
+    return passed
