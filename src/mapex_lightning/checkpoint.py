@@ -15,6 +15,7 @@ from mapex_lightning import __version__
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.portable import SUFFIX, read_portable, write_portable
 
 if TYPE_CHECKING:
     from mapex_lightning.model.decoder import Decoder
@@ -69,7 +70,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint of ours into memory; only tensors and plain types can be in it.
 
     Args:
-        path: a local file.
+        path: a local file; one that ends in ``.safetensors`` is read as such.
 
     Raises:
         MapexError: it is missing, a URL, truncated, not a checkpoint of ours, or of an unknown format.
@@ -79,14 +80,7 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise MapexError(
-            f"{path} is refused: it is not a checkpoint of plain weights, and loading anything else could run code."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
+    found = read_portable(path, KEY) if path.suffix == SUFFIX else _unpickled(path)
     if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
     number = found[KEY].get("format")
@@ -99,6 +93,17 @@ def read(path: str | Path) -> dict[str, Any]:
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
     return found
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise MapexError(
+            f"{path} is refused: it is not a checkpoint of plain weights, and loading anything else could run code."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
 
 
 def _from_format_1(found: dict[str, Any]) -> None:
@@ -230,3 +235,16 @@ def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:
 def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Writes a checkpoint so that the file under `path` is always whole: the old one or the new one."""
     write_whole(path, lambda beside: torch.save(dict(checkpoint), beside))
+
+
+def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Writes weights and description of a checkpoint as safetensors, whole or not at all; `read` gives them back.
+
+    Optimiser, callbacks and all else that a run needs to go on are left out.
+
+    Args:
+        checkpoint: as `read` returns it.
+        path: the file, which must end in ``.safetensors``.
+    """
+    assert Path(path).suffix == SUFFIX
+    write_whole(path, lambda beside: write_portable(checkpoint["state_dict"], checkpoint[KEY], KEY, beside))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
@@ -90,8 +89,3 @@ def loss_of(task: Task, logits: Tensor, target: Tensor) -> Tensor:
         total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
         return total / (target != IGNORED).sum().clamp(min=1)
     return F.cross_entropy(logits, target)
-
-
-def probabilities(task: Task, logits: Tensor) -> Tensor:
-    """Logits to probabilities: per class for multilabel, over the classes otherwise."""
-    return torch.sigmoid(logits) if task == "multilabel" else logits.softmax(1)
