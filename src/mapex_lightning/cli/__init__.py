@@ -33,6 +33,7 @@ from mapex_lightning.train.callbacks import (
     WholeCheckpointIO,
     write_results,
 )
+from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs, maps_of
@@ -102,6 +103,7 @@ class MapexCLI(LightningCLI):
         """What Lightning has no word for."""
         parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        parser.add_argument("--compile", type=bool, default=False, help="compile what is one graph with torch.compile")
         for name in Outputs._fields if self.command == "predict" else ():
             parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
         parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
@@ -318,6 +320,9 @@ def _run(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
+    if cli.config.compile:
+        check_compiler(trainer.strategy.root_device.type)
+        compile_in_place(model)
     if command == "predict" and data.scene is not None:
         trainer.predict(model, datamodule=data, return_predictions=False)
         return
