@@ -77,6 +77,7 @@ class Export:
         return max(check.deviation for check in self.checks)
 
 
+@torch.no_grad()
 def deviation(found: Tensor, wanted: Tensor) -> float:
     """The largest absolute difference of two outputs, over the root mean square of the wanted one."""
     return float((found - wanted).abs().max() / wanted.square().mean().sqrt())
@@ -118,7 +119,6 @@ def write_graph(
     wanted: Run = program_of(checkpoint, source, features)
     if out.exists():
         raise MapexError(f"{out} exists already; give another folder with --out, or take it away first.")
-    write, load = (_write_torch, _load_torch) if form == "torch" else (_write_onnx, _load_onnx)
     if form == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             imported(package, "export", "An export to ONNX")
@@ -130,16 +130,20 @@ def write_graph(
     def fill(folder: Path) -> None:
         folder.mkdir()
         file = folder / FORMS[form]
-        write(_traced(program, sensors, side, batch), names, file)
+        graph = _traced(program, sensors, side, batch)
+        if form == "torch":
+            torch.export.save(graph, file)
+        else:
+            _write_onnx(graph, names, file)
         batches = [batch] if batch else [TRACED, 1, TRACED + 2]
-        checks = tuple(_checks(wanted, load(file), sensors, side, batches))
+        checks = tuple(_checks(wanted, load_graph(form, file), sensors, side, batches))
         done.append(Export(out / FORMS[form], inputs, _output(checkpoint, features), checks))
         if not done[0].deviation <= LIMIT:
             raise MapexError(
                 f"The graph of {source} as {form} deviates from the program by {done[0].deviation:.1e} of its output, "
                 f"more than {LIMIT:g}, and was not kept. Please report it with the versions of torch and of the form."
             )
-        record = {**_record(checkpoint, source, form, sensors, inputs, done[0])}
+        record = _record(checkpoint, source, form, sensors, inputs, done[0])
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     write_folder_whole(out, fill)
@@ -159,13 +163,27 @@ def _traced(
         return torch.export.export(program, (images,), dynamic_shapes=free)
 
 
-def _write_torch(graph: ExportedProgram, names: Sequence[str], path: Path) -> None:
-    torch.export.save(graph, path)
+def load_graph(form: Form, path: Path, threads: int | None = None) -> Run:
+    """A graph as a function, on the CPU.
 
+    Args:
+        form: its form.
+        path: its file.
+        threads: of ONNX Runtime; torch has its own.
+    """
+    if form == "torch":
+        run: Run = torch.export.load(path).module()
+        return run
+    runtime = imported("onnxruntime", "export", "An export to ONNX")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = threads or 0
+    session = runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
-def _load_torch(path: Path) -> Run:
-    run: Run = torch.export.load(path).module()
-    return run
+    def infer(images: Images) -> Tensor:
+        (found,) = session.run(None, {name: image.numpy() for name, image in images.items()})
+        return torch.from_numpy(found)
+
+    return infer
 
 
 def _write_onnx(graph: ExportedProgram, names: Sequence[str], path: Path) -> None:
@@ -184,17 +202,6 @@ def _write_onnx(graph: ExportedProgram, names: Sequence[str], path: Path) -> Non
         logger.setLevel(level)
     assert made is not None
     made.save(path, external_data=False)
-
-
-def _load_onnx(path: Path) -> Run:
-    runtime = imported("onnxruntime", "export", "An export to ONNX")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(images: Images) -> Tensor:
-        (found,) = session.run(None, {name: image.numpy() for name, image in images.items()})
-        return torch.from_numpy(found)
-
-    return run
 
 
 @torch.no_grad()
