@@ -2,8 +2,8 @@
 
     python -m benchmarks.exported --threads 1 --clock processor
 
-Two sensors of 64 x 64 pixels, random weights, every second block a mixture of 6 experts, or of one as pruning may leave.
-In a graph every expert gathers its own tokens, where the model sorts all of them once.
+Two sensors of 64 x 64 pixels, random weights, every second block a mixture of 6 experts, or of one, as pruning may
+leave. In a graph every expert gathers its own tokens, where the model sorts all of them once.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def _write_onnx(graph: ExportedProgram, names: Sequence[str], path: Path) -> Non
     finally:
         logger.setLevel(level)
     assert made is not None
-    made.save(path, external_data=False)
+    made.save(path)
 
 
 @torch.no_grad()
