@@ -16,8 +16,8 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
-    {"files"},
-    {"heatmap", "modality", "portable"},
+    {"files", "signals"},
+    {"heatmap", "modality", "portable", "proof"},
     {"page", "tiles"},
     {"model", "data"},
     {"checkpoint", "runs"},

@@ -55,6 +55,15 @@ def test_a_file_that_is_cut_off_is_refused_in_a_sentence(length: int, file: Path
         read(file)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+def test_a_flipped_bit_is_refused_in_a_sentence(share: float, file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(MapexError, match="damaged"):
+        read(file)
+
+
 def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(MapexError, match="no checkpoint of mapex"):
@@ -73,5 +82,5 @@ def test_a_weight_that_was_left_out_is_missed(checkpoint: dict[str, Any], file: 
         metadata = opened.metadata()
     state = checkpoint["state_dict"]
     save_file({name: state[name] for name in list(state)[1:]}, file, metadata)
-    with pytest.raises(MapexError, match="does not fit its own description"):
+    with pytest.raises(MapexError, match="not those of its checksum"):
         load(file)

@@ -74,6 +74,16 @@ def unsafe_loads(tree: ast.AST) -> Iterator[int]:
     yield from (call.lineno for call in calls(tree, UNPICKLERS))
 
 
+def checkpoint_plugins(tree: ast.AST) -> Iterator[int]:
+    """Lines that name one of Lightning's own ways to write checkpoints."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.alias(name=name) | ast.Name(id=name) | ast.Attribute(attr=name) if (
+                name.endswith("CheckpointIO") and name != "WholeCheckpointIO"
+            ) or name == "_atomic_save":
+                yield node.lineno
+
+
 def network_imports(tree: ast.AST) -> Iterator[int]:
     """Lines that import a network library when the module is imported; inside a function it is asked for."""
     for node in ast.iter_child_nodes(tree):
@@ -109,6 +119,26 @@ def test_only_checkpoint_calls_torch_load() -> None:
     assert {caller.partition(":")[0] for caller in callers} == {"checkpoint.py"}
 
 
+def test_only_checkpoint_calls_torch_save() -> None:
+    writers = {"torch.save", "torch.serialization.save", "torch.distributed.checkpoint.save"}
+    callers = lines(lambda tree: (call.lineno for call in calls(tree, writers)))
+    assert {caller.partition(":")[0] for caller in callers} == {"checkpoint.py"}
+
+
+def keeping_trainers(tree: ast.AST) -> Iterator[int]:
+    """Lines that make a Trainer without saying that it writes no checkpoints."""
+    for call in calls(tree, {"lightning.pytorch.Trainer", "lightning.Trainer"}):
+        said = {keyword.arg: keyword.value for keyword in call.keywords}
+        if not is_false(said.get("enable_checkpointing")):
+            yield call.lineno
+
+
+def test_a_run_has_one_door_for_its_checkpoints() -> None:
+    (trainer,) = lines(keeping_trainers)
+    assert trainer.startswith("cli/__init__.py:")  # whose plugin is the one of train/checkpointing.py
+    assert {found.partition(":")[0] for found in lines(checkpoint_plugins)} == {"train/checkpointing.py"}
+
+
 def test_importing_the_package_imports_no_network_library() -> None:
     assert lines(network_imports) == []
 
@@ -129,6 +159,8 @@ def test_importing_the_package_imports_no_network_library() -> None:
         (unsafe_loads, "import torch as t\nt.load(path)"),
         (unsafe_loads, "from torch import load as read\nread(path)"),
         (unsafe_loads, "import pickle\npickle.loads(text)"),
+        (checkpoint_plugins, "from lightning.fabric.plugins import CheckpointIO"),
+        (checkpoint_plugins, "plugins.AsyncCheckpointIO()"),
         (network_imports, "import requests"),
         (network_imports, "from urllib import request"),
         (network_imports, "try:\n    import huggingface_hub\nexcept ImportError: ..."),
@@ -146,6 +178,7 @@ def test_the_checks_catch_what_is_planted(check: Callable[[ast.AST], Iterator[in
         (lenient, "def load(path, strict=True, quick=False): ..."),
         (unsafe_loads, "import torch\ntorch.load(path, weights_only=True)"),
         (unsafe_loads, "import json\njson.load(file)"),
+        (checkpoint_plugins, "from mapex_lightning.train.checkpointing import WholeCheckpointIO"),
         (network_imports, "def fetch():\n    import requests"),
         (network_imports, "from urllib.parse import urlsplit"),
         (network_imports, "from .http import page"),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mapex_lightning import __version__
+
+if TYPE_CHECKING:
+    from mapex_lightning.errors import Preempted
 
 PAGES = Path(__file__).parent / "help"
 """What each command says of itself, a file each; ``mapex.txt`` is what all of them say together."""
@@ -18,6 +25,9 @@ COMMANDS = tuple(sorted(page.stem for page in PAGES.glob("*.txt") if page.stem n
 LIGHT = ("doctor", "export", "info", "pack", "prune", "tiles")
 """Commands with a module of their own in `mapex_lightning.commands`; the others need a Trainer from the start."""
 
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the system says of a disk that takes nothing more: full, quota spent, read-only."""
 
 STOPPED = 130
 """The exit code of what was stopped with Ctrl-C, as shells know it."""
@@ -36,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``mapex``; by default those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for input that cannot be used, `STOPPED` after Ctrl-C.
+        The exit code: 0 for success, 2 for input that cannot be used, `STOPPED` after Ctrl-C, and 75 for a run that was
+        told to stop and can go on.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -61,12 +72,15 @@ def _run(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(page(command), end="")
         return 0
-    from mapex_lightning.errors import MapexError
+    from mapex_lightning.errors import MapexError, Preempted
 
     try:
-        _dispatch(command, rest)
+        with _loggers_that_say_it_once():
+            _dispatch(command, rest)
     except MapexError as error:
         return _refuse(error)
+    except Preempted as stop:
+        return _leave(stop)
     except KeyboardInterrupt:
         print("mapex: stopped", file=sys.stderr)
         return STOPPED
@@ -80,16 +94,56 @@ def _run(words: list[str]) -> int:
                 "fewer of them (--data.workers, of mapex tiles --workers) or a smaller data.batch_size."
             )
         )
+    except OSError as error:  # of what is no checkpoint, such as a log
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" ({error.filename})" if isinstance(error.filename, str) else ""
+        return _refuse(
+            MapexError(
+                f"A file could not be written: {error.strerror}{where}. What was saved before is whole. Make room or "
+                "choose another disk, and go on from the last checkpoint."
+            )
+        )
     return 0
+
+
+@contextmanager
+def _loggers_that_say_it_once() -> Iterator[None]:
+    """TensorBoard writes in a thread, whose error comes up at the next figure too: not in a traceback before that."""
+    told = threading.excepthook
+
+    def tell(found: threading.ExceptHookArgs) -> None:
+        if not (isinstance(found.exc_value, OSError) and found.exc_value.errno in UNWRITABLE):
+            told(found)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = told
 
 
 def _dispatch(command: str, rest: list[str]) -> None:
     if command in LIGHT:
         import_module(f"mapex_lightning.commands.{command}").run(rest)
-    else:
+        return
+    from contextlib import nullcontext
+
+    from mapex_lightning.signals import listening
+
+    with listening() if command == "fit" else nullcontext():  # from now on, though training begins seconds later
         from mapex_lightning import cli
 
         cli.run(command, rest)
+
+
+def _leave(stop: Preempted) -> int:
+    """Says once what was kept, when the processes that this one has started are over."""
+    for child in stop.children:
+        child.wait()
+    if str(stop):
+        print(f"mapex: {stop}", file=sys.stderr)
+    return stop.code
 
 
 def _refuse(error: Exception) -> int:

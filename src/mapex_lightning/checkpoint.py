@@ -1,12 +1,13 @@
-"""Checkpoints: an encoder with its description, in a file that is read strictly and written whole or not at all."""
+"""Checkpoints: an encoder with its description, in a file that proves itself whole and is read strictly."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,12 +17,13 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.portable import SUFFIX, read_portable, write_portable
+from mapex_lightning.proof import Proving, damaged, prove
 
 if TYPE_CHECKING:
     from mapex_lightning.model.decoder import Decoder
     from mapex_lightning.model.encoder import Encoder
 
-FORMAT = 2
+FORMAT = 3
 """The number of the layout below. An older number is carried over by a function of `MIGRATIONS`."""
 
 KEY = "mapex"
@@ -80,11 +82,9 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
-    found = read_portable(path, KEY) if path.suffix == SUFFIX else _unpickled(path)
-    if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
-        raise MapexError(f"{path} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
+    found = _open(path, str(path))
     number = found[KEY].get("format")
-    while number in MIGRATIONS:
+    while isinstance(number, int) and number in MIGRATIONS:
         MIGRATIONS[number](found)
         number = found[KEY]["format"]
     if number != FORMAT:
@@ -95,15 +95,40 @@ def read(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def _unpickled(path: Path) -> Any:
+def _open(path: Path, name: str) -> dict[str, Any]:
+    """What a file holds, of whatever format, once it has proven itself.
+
+    Args:
+        path: the file.
+        name: what errors call it.
+
+    Raises:
+        MapexError: see `read`.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.suffix == SUFFIX:
+            proven, found = True, read_portable(path, KEY, name)
+        else:
+            proven = prove(path, name)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except MapexError:
+        raise
     except pickle.UnpicklingError as error:
         raise MapexError(
-            f"{path} is refused: it is not a checkpoint of plain weights, and loading anything else could run code."
+            f"{name} is refused: it is not a checkpoint of plain weights, and loading anything else could run code."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
+    except Exception as error:  # a damaged file without a checksum makes torch raise anything
+        raise MapexError(f"{name} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
+    if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
+        raise MapexError(f"{name} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
+    if found[KEY].get("format") == FORMAT and not proven:
+        raise damaged(name, "it has lost the checksum at its end")
+    return found
+
+
+def _from_format_2(found: dict[str, Any]) -> None:
+    """Format 2 had no checksum."""
+    found[KEY]["format"] = 3
 
 
 def _from_format_1(found: dict[str, Any]) -> None:
@@ -117,7 +142,7 @@ def _from_format_1(found: dict[str, Any]) -> None:
     found[KEY]["format"] = 2
 
 
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], None]] = {1: _from_format_1}
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], None]] = {1: _from_format_1, 2: _from_format_2}
 """How a checkpoint of an older format becomes one of the next, in place."""
 
 
@@ -233,8 +258,52 @@ def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:
 
 
 def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint so that the file under `path` is always whole: the old one or the new one."""
-    write_whole(path, lambda beside: torch.save(dict(checkpoint), beside))
+    """Writes a checkpoint so that the file under `path` is always whole: the old one or the new one.
+
+    The new one takes its place when it has been read back from the disk and has proven itself.
+
+    Args:
+        checkpoint: tensors and plain types, with a description.
+        path: the file to write.
+
+    Raises:
+        MapexError: the file cannot be written, or what was written cannot be read back; the old one is untouched.
+    """
+    content = dict(checkpoint)
+    write_whole(path, partial(_fill, content), _room(content), partial(_read_back, str(path)))
+
+
+def _fill(content: dict[str, Any], beside: Path) -> None:
+    with beside.open("wb") as file:
+        proving = Proving(file)
+        torch.save(content, cast("BinaryIO", proving))  # all that it asks for is write and flush
+        proving.finish()
+
+
+def _room(content: object) -> int:
+    """The bytes that a checkpoint will need, or a little more."""
+    stores = {store.data_ptr(): store.nbytes() for store in _stores(content)}
+    return sum(stores.values()) + 1024 * len(stores) + 2**16
+
+
+def _stores(value: object) -> Iterator[torch.UntypedStorage]:
+    """The memory behind all tensors; of those that share some, it comes more than once."""
+    if isinstance(value, Tensor):
+        if value.layout == torch.strided:
+            yield value.untyped_storage()
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _stores(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _stores(inner)
+
+
+def _read_back(name: str, beside: Path) -> None:
+    try:
+        _open(beside, name)
+    except MapexError as error:
+        raise MapexError(f"What was to be saved would not load again, so the old file stays: {error}") from error
 
 
 def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:

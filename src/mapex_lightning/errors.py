@@ -1,9 +1,13 @@
-"""The one error that is meant for the user: a sentence with a way out."""
+"""What ends a command with a sentence instead of a traceback."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 
 class MapexError(Exception):
@@ -20,6 +24,20 @@ class MapexError(Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
+
+
+class Preempted(Exception):
+    """A run was told to stop and has kept its state: no error, and yet not what was asked for.
+
+    Args:
+        sentence: what was kept, and how to go on; empty in all processes of a run but one.
+        code: the exit code.
+        children: processes of the run that this one has started and that end by themselves.
+    """
+
+    def __init__(self, sentence: str, code: int, children: Sequence[Popen[Any]] = ()) -> None:
+        super().__init__(sentence)
+        self.code, self.children = code, children
 
 
 def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "", where: str = "") -> MapexError:

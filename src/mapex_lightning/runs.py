@@ -30,14 +30,23 @@ def new_run(name: str, parent: Path = RUNS) -> Path:
     Raises:
         MapexError: the name is not a plain word.
     """
-    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise MapexError(f"A run's name is letters, digits, '-', '_' and '.'; found {name!r}.")
+    check_name(name)
     earlier = runs_of(name, parent)
     if not earlier:
         return parent / name
     newest = re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", earlier[0].name)
     assert newest is not None
     return parent / f"{name}-{int(newest[1] or 1) + 1}"
+
+
+def check_name(name: str) -> None:
+    """Makes sure that a run's name leads to a folder below that of all runs.
+
+    Raises:
+        MapexError: it is not a plain word.
+    """
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise MapexError(f"A run's name is letters, digits, '-', '_' and '.'; found {name!r}.")
 
 
 def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from mapex_lightning.checkpoint import KEY, Description
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
@@ -31,20 +29,15 @@ from mapex_lightning.train.callbacks import (
     PlainProgress,
     Predictions,
     Throughput,
-    WholeCheckpointIO,
     append_routing,
     write_results,
 )
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
-from tests.builders import config_of
+from tests.abandoned import abandoned
 from tests.workshop import trainer_of
 
 CLASSES = ("forest", "meadow", "water")
-
-
-class Unsafe:
-    """Anything but plain weights."""
 
 
 def tiles_in() -> TileData:
@@ -53,47 +46,9 @@ def tiles_in() -> TileData:
     return TileData([source], ["s1", "s2"], size=16, batch_size=4)
 
 
-def checkpoint(value: Any) -> dict[str, Any]:
-    plain = Description("pretrain", config_of(), ("made by a test",)).plain()
-    return {KEY: plain, "state_dict": {}, "epoch": value}
-
-
 def lines(path: Path) -> list[list[str]]:
     with path.open(newline="") as file:
         return list(csv.reader(file))
-
-
-def test_a_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> None:
-    keeper = WholeCheckpointIO()
-    keeper.save_checkpoint(checkpoint(3), tmp_path / "last.ckpt")
-    assert keeper.load_checkpoint(tmp_path / "last.ckpt") == checkpoint(3)
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_a_checkpoint_with_anything_but_plain_types_is_not_read_even_if_asked_for(tmp_path: Path) -> None:
-    torch.save(checkpoint(Unsafe()), tmp_path / "bad.ckpt")
-    with pytest.raises(MapexError, match="is refused: it is not a checkpoint of plain weights"):
-        WholeCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
-
-
-def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    keeper, path = WholeCheckpointIO(), tmp_path / "last.ckpt"
-    keeper.save_checkpoint(checkpoint(1), path)
-    before = path.read_bytes()
-    with pytest.raises((AttributeError, pickle.PicklingError)):
-        keeper.save_checkpoint(checkpoint([torch.zeros(1000), lambda: None]), path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_the_trainer_saves_whole_checkpoints_and_resumes_from_them(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    trainer = trainer_of(plugins=[WholeCheckpointIO()])
-    trainer.fit(Pretrain("nano", ["s1", "s2"], seal=None), datamodule=tiles_in())
-    trainer.save_checkpoint(path)
-    later = trainer_of(plugins=[WholeCheckpointIO()], max_epochs=2)
-    later.fit(Pretrain("nano", ["s1", "s2"], seal=None), datamodule=tiles_in(), ckpt_path=path, weights_only=True)
-    assert (trainer.global_step, later.global_step) == (2, 4)
 
 
 def test_routing_is_a_line_per_block_and_time_under_one_header(tmp_path: Path) -> None:
@@ -181,6 +136,12 @@ def test_tiles_with_and_without_labels_are_predicted_together(tmp_path: Path) ->
     predict_named(tmp_path, Named(["a", "folder/b", "c..d"]))
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.tif")}
     assert files == {"a.tif", "folder/b.tif", "c..d.tif"}
+
+
+def test_predictions_begin_by_sweeping_their_folder(tmp_path: Path) -> None:
+    strays = [abandoned(tmp_path / "a.tif"), abandoned(tmp_path / "folder" / "b.tif")]
+    predict_named(tmp_path, Named(["a", "folder/b"]))
+    assert not any(stray.exists() for stray in strays)
 
 
 @pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/out"])

@@ -22,6 +22,7 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic, landscape
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import temporary
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
@@ -29,6 +30,7 @@ from mapex_lightning.tiles import IGNORED, Tiles
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Maps, Outputs, maps_of, valid_cells
+from tests.abandoned import dead
 from tests.workshop import trainer_of
 
 SENSORS = modalities(["s1", "s2"])
@@ -173,6 +175,13 @@ def test_a_failure_leaves_nothing_behind(scene: dict[str, list[str]], tmp_path: 
     with pytest.raises(MapexError, match="stumbled"):
         trainer_of(callbacks=[maps]).predict(model, datamodule=data, return_predictions=False)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_what_a_killed_process_has_left_of_a_map_is_swept(scene: dict[str, list[str]], tmp_path: Path) -> None:
+    before, stray = set(tmp_path.iterdir()), temporary(tmp_path / "map.tif", "rank0", dead())
+    stray.write_bytes(b"half")
+    predict(model_for(), data_for({"s1": scene["s1"]}), out=str(tmp_path / "map.tif"))
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "map.tif", tmp_path / "map.tif.aux.xml"}
 
 
 def test_a_map_does_not_take_the_place_of_its_scene(scene: dict[str, list[str]]) -> None:

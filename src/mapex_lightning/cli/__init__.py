@@ -7,22 +7,35 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
 from mapex_lightning.cli.sentences import sentence_of
+from mapex_lightning.cli.starting import (
+    RUN_FOLDER,
+    SETTINGS,
+    Start,
+    begun,
+    check_processes,
+    flat,
+    start_of,
+    with_settings,
+)
 from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
-from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, new_run, own_checkpoint
+from mapex_lightning.files import sweep, write_text
+from mapex_lightning.model.config import PRESETS
+from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import (
     Bar,
@@ -30,12 +43,14 @@ from mapex_lightning.train.callbacks import (
     PlainProgress,
     Predictions,
     Throughput,
-    WholeCheckpointIO,
     write_results,
 )
+from mapex_lightning.train.checkpointing import WholeCheckpointIO
 from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.journal import METRICS, Metrics
+from mapex_lightning.train.last import Last
 from mapex_lightning.train.maps import Outputs, maps_of
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
@@ -49,9 +64,6 @@ NO_NEWS = (
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
 )
 """Warnings that are left out."""
-
-RUN_FOLDER = "MAPEX_RUN_FOLDER"
-"""Environment variable by which the processes of one run agree on its folder."""
 
 
 def whole_numbers_first() -> None:
@@ -82,7 +94,7 @@ class MapexCLI(LightningCLI):
     def __init__(self, command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> None:
         self.command = command
         self.prune = prune
-        self.folder = Path()
+        self.start = Start(Path())
         self.resume: Path | None = None
         with warnings.catch_warnings():
             # Words are passed because the command came first; the launcher of DDP re-runs sys.argv, which is whole.
@@ -103,6 +115,7 @@ class MapexCLI(LightningCLI):
         """What Lightning has no word for."""
         parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        parser.add_argument("--save_minutes", type=float, default=30.0, help="between two saves within an epoch")
         parser.add_argument("--compile", type=bool, default=False, help="compile what is one graph with torch.compile")
         for name in Outputs._fields if self.command == "predict" else ():
             parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
@@ -115,16 +128,44 @@ class MapexCLI(LightningCLI):
         name = self.config.run or self._config_name()
         if self.prune is not None:
             self.config.model = Namespace(class_path=_path_of(Prune), init_args=Namespace(**self.prune))
-            self.folder = Path(self.prune["encoder"]).parent
+            self.start = Start(Path(self.prune["encoder"]).parent)
         elif self.command == "fit":
-            self.folder = Path(os.environ.setdefault(RUN_FOLDER, str(new_run(name))))
-            if self.config.ckpt:
+            self.start = start_of(self.settings(), name)
+            if self.start.last:
+                self._go_on(self.start.last)
+            elif self.config.ckpt:
                 self._start_from(find_checkpoint(self.config.ckpt))
         else:
             self.outputs.check(scene=self.command == "predict" and self.config.data.scene is not None)
             path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
             self._evaluate(path)
-            self.folder = RUNS / name if self.config.run or not self._inside_runs(path) else path.parent
+            self.start = Start(RUNS / name if self.config.run or not self._inside_runs(path) else path.parent)
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.start.folder
+
+    def settings(self) -> dict[str, Any]:
+        """All settings by dotted name."""
+        return flat(yaml.safe_load(self._dump()))
+
+    def _dump(self) -> str:
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
+        assert isinstance(text, str)
+        return text
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and Trainer, unless there is nothing to do."""
+        if not self.start.complete:
+            super().instantiate_classes()
+
+    def _go_on(self, last: Path) -> None:
+        self.resume = last
+        if self.config.model.init_args.encoder not in PRESETS:
+            self.config.model.init_args.encoder = str(last)  # what the run was started from need not be there any more
+        if self.config.ckpt:
+            _say(f"--ckpt {self.config.ckpt} is where the run {self.folder.name} was to begin; it goes on from {last}")
 
     def _start_from(self, path: Path) -> None:
         found = describe(read(path))
@@ -190,6 +231,8 @@ class MapexCLI(LightningCLI):
         settings["plugins"] = [*_listed(settings["plugins"]), WholeCheckpointIO()]
         settings["use_distributed_sampler"] = False  # data.sampler shares tiles out over the ranks
         settings["enable_checkpointing"] = fitting
+        if self.resume:
+            settings["num_sanity_val_steps"] = 0  # it was done when the run began
         settings["enable_progress_bar"] = sys.stdout.isatty() and settings["enable_progress_bar"] is not False
         if settings["logger"] is None or settings["logger"] is True:
             settings["logger"] = self._loggers() if fitting else False
@@ -198,7 +241,7 @@ class MapexCLI(LightningCLI):
     def _loggers(self) -> list[Any]:
         return [
             TensorBoardLogger(self.folder, name="", version="tensorboard"),
-            CSVLogger(self.folder, name="", version="csv"),
+            Metrics(self.folder / METRICS),
         ]
 
     def _callbacks(self, fitting: bool, logged: bool) -> list[Callback]:
@@ -216,16 +259,15 @@ class MapexCLI(LightningCLI):
             mode=self.model.mode,
             enable_version_counter=False,
         )
-        # Not save_last=True of the other, which writes only when that one does: after an epoch that is the best so far.
-        last = ModelCheckpoint(self.folder, Path(LAST).stem, enable_version_counter=False)
+        last = Last(self.folder / LAST, self.config.save_minutes, named=self.config.run is not None)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
-        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, best, last]
+        kept = [] if self.config.trainer.fast_dev_run else [best, last]
+        return [throughput, progress, Pictures(self.folder / "pictures"), *rates, *kept]
 
     def save_settings(self) -> None:
-        """Writes all settings of the run as ``config.yaml``."""
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        write_whole(self.folder / "config.yaml", lambda beside: beside.write_text(text))
+        """Writes all settings of the run, as it begins."""
+        write_text(self.folder / SETTINGS, self._dump())
 
 
 def _path_of(kind: type) -> str:
@@ -256,6 +298,7 @@ def build(
         MapexError: a setting is unknown or cannot be used.
     """
     words = with_scene(with_paths(trust(list(words))))
+    words = with_settings(words) if command == "fit" else words
     _quiet()
     if "--help-all" in words:
         words = ["--help"]
@@ -317,6 +360,9 @@ def run(command: str, words: Sequence[str]) -> None:
 
 
 def _run(cli: MapexCLI, command: str) -> None:
+    if cli.start.complete:
+        _say(f"the run {cli.folder.name} is complete, after {cli.start.step} steps: {cli.folder}")
+        return
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
@@ -332,10 +378,7 @@ def _run(cli: MapexCLI, command: str) -> None:
         # Says what is missing or does not fit before anything is written.
         data.members("train")
         model.encoder.patchify(data.examples(1))
-        if trainer.is_global_zero:
-            print(f"{type(model).__name__}: {shape_of(model.encoder.config)}", flush=True)
-            cli.save_settings()
-        trainer.fit(model, datamodule=data, ckpt_path=cli.resume, weights_only=True)
+        _fit(cli)
     elif command == "predict":
         if not isinstance(model, FineTune):
             raise MapexError(
@@ -347,6 +390,22 @@ def _run(cli: MapexCLI, command: str) -> None:
         _figures(cli, command)
     if trainer.is_global_zero:
         print(f"run folder: {cli.folder}", flush=True)
+
+
+def _fit(cli: MapexCLI) -> None:
+    trainer = cli.trainer
+    line = check_processes(cli.start, cli.settings(), trainer.world_size)
+    with begun(cli.start) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            sweep(cli.folder, below=True)
+            if cli.start.last is None:
+                cli.save_settings()
+            else:
+                print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
+        if cli.resume:
+            cli.datamodule.load_state_dict(read(cli.resume).get(type(cli.datamodule).__qualname__, {}))
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
 
 
 def _figures(cli: MapexCLI, command: str) -> None:

@@ -54,6 +54,12 @@ class EpochLoader(DataLoader[Tile]):
         self.order.skip(state["epoch"], state["batches"] * self.batch_size)
 
     @property
+    def common(self) -> int:
+        """Whole batches of an epoch that every process has: some may have one more."""
+        assert self.batch_size is not None
+        return 0 if self._overfits else self.order.total // self.order.world // self.batch_size
+
+    @property
     def _overfits(self) -> bool:
         """Whether Lightning has put an order of its own here, as it does for ``trainer.overfit_batches``."""
         return not isinstance(self.sampler, EpochSampler)

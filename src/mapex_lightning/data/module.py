@@ -25,6 +25,7 @@ from mapex_lightning.data.transforms import place_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
+from mapex_lightning.signals import shield
 from mapex_lightning.tiles import Tile, Tiles, collate
 
 Batch = Tiles | tuple[Tiles, Tensor]
@@ -98,6 +99,7 @@ class TileData(LightningDataModule):
         self.weights, self.draws = weights, draws
         self.augment, self.most_bad, self.predict_split = augment, most_bad, predict
         self._members: dict[Split, Members] = {}
+        self._place: dict[str, int] = {}
         self.scene, self.reading, self.overlap = scene, reading or {}, overlap
         self.windows: Windows | None = None
 
@@ -153,11 +155,32 @@ class TileData(LightningDataModule):
                     f"{', '.join(modality.name for modality in self.modalities)}; leave it out of data.sets."
                 )
 
+    def state_dict(self) -> dict[str, int]:
+        """How far training has gone in its epoch."""
+        loader = self.trainer.train_dataloader if self.trainer else None
+        return loader.state_dict() if isinstance(loader, EpochLoader) else {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Lets `train_dataloader` go on from there.
+
+        Lightning gives loaders their state, too, but makes them before that where it has to count the steps of a run.
+        """
+        self._place = state
+
     def train_dataloader(self) -> DataLoader[Tile]:
-        """Shuffled, augmented batches of equal size."""
+        """Shuffled, augmented batches of equal size, from the first of a run or from where it stopped.
+
+        Raises:
+            MapexError: other batches cannot go on where it stopped.
+        """
         members = self.members("train")
         cuts = self._cuts(members, self.augment, self.most_bad)
-        return self._loader(cuts, members, shuffle=True)
+        loader = self._loader(cuts, members, shuffle=True)
+        place, self._place = self._place, {}
+        if place:
+            loader.load_state_dict(place)
+            loader.order.set_epoch(place["epoch"] + (place["batches"] == 0))
+        return loader
 
     def val_dataloader(self) -> DataLoader[Tile]:
         """Every validation tile once."""
@@ -272,6 +295,7 @@ class TileData(LightningDataModule):
             drop_last=shuffle,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
+            worker_init_fn=shield,
         )
         loader.given = self._given
         return loader

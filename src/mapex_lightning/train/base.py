@@ -98,6 +98,10 @@ class MapexModule(LightningModule, ABC):
         optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes what layers draw by themselves, as stochastic depth does, a function of seed, step and rank, too."""
+        torch.manual_seed(fold(self.seed, "layers", self.trainer.global_step, batch_idx, self.global_rank))
+
     def generator(self, *parts: int | str) -> torch.Generator:
         """Randomness that is a function of the seed and the parts, on the module's device."""
         return torch.Generator(self.device).manual_seed(fold(self.seed, *parts))

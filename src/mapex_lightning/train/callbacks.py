@@ -15,32 +15,18 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from mapex_lightning.checkpoint import read, write
 from mapex_lightning.data.legend import check_classes
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.raster import write_mask
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import sweep, write_whole
 from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
 from mapex_lightning.model.specialisation import shares
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
 from mapex_lightning.train.pretrain import Pretrain
-
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their target and renames them; reads them safely."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Lightning's own way writes to a temporary folder and copies, which a crash cuts short."""
-        write(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Only plain weights, whatever the caller or the environment asks for."""
-        return read(Path(path))
 
 
 def data_of(trainer: pl.Trainer) -> TileData:
@@ -64,6 +50,10 @@ class Throughput(Callback):
         self.ended = 0.0
         self.waited = 0.0
         self.waiting = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that goes on in an epoch does not begin it."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation between epochs does not count."""
@@ -238,8 +228,9 @@ class Predictions(Callback):
         self.rows: list[tuple[str, torch.Tensor]] = []
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says what cannot be written before anything is computed."""
+        """Says what cannot be written before anything is computed, and sweeps what a killed process has left."""
         assert isinstance(pl_module, FineTune)
+        sweep(self.folder, below=True)
         if pl_module.task == "segmentation":
             check_classes(pl_module.classes)
             data = data_of(trainer)

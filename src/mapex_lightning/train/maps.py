@@ -5,7 +5,6 @@ Axes: B windows, K values per cell, h and w cells of a window, H and W its pixel
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from mapex_lightning.data.maps.windows import Windows
 from mapex_lightning.data.maps.writing import Draft, Product, class_map, features, label_map, probabilities
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import mark, sweep
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule
 from mapex_lightning.train.embed import Embed
@@ -92,9 +92,11 @@ class Maps(Callback):
         limit = vars(trainer)["limit_predict_batches"]
         if isinstance(limit, int) or limit < 1.0:  # 1 is one batch, 1.0 is all of them
             raise MapexError("A map needs all windows of its scene; leave trainer.limit_predict_batches out.")
-        self.mark = str(trainer.strategy.broadcast(os.getpid()))
         for product in self.products:
-            self.drafts.append(Draft(product, self.windows.cells, self.mark, trainer.global_rank))
+            sweep(product.path.parent)
+        first = trainer.strategy.broadcast(mark())
+        for product in self.products:
+            self.drafts.append(Draft(product, self.windows.cells, first, trainer.global_rank))
         self.share = self.windows.plan.share(trainer.global_rank, trainer.world_size)
         self.blender = Blender(self.windows.plan, self.bands, self._write, self.share.rows)
         self.printed = time.monotonic()

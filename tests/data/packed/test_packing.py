@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import stat
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def kill_at(moment: int, out: Path) -> bool:
 
         def fatal(descriptor: Any) -> None:
             nonlocal written
-            written += 1
+            written += stat.S_ISREG(os.fstat(descriptor).st_mode)  # and no folder
             if written > moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 

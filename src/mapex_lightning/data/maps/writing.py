@@ -23,7 +23,7 @@ from mapex_lightning.data.extras import imported
 from mapex_lightning.data.legend import NODATA, category_names, check_classes, write_legend
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_folder_whole, write_text, write_whole
+from mapex_lightning.files import temporary, write_folder_whole, write_text, write_whole
 
 ROWS = 64
 """Rows that are copied at a time."""
@@ -102,15 +102,15 @@ class Draft:
     Args:
         product: what is made.
         cells: the cells of the map.
-        mark: a word that the temporary files of this run have in common, and no other's.
+        by: the process that answers for the temporary files of this run; see `mapex_lightning.files.mark`.
         rank: of the process.
 
     Raises:
         MapexError: the target is a folder, or its own cannot be written to; of a Zarr store, zarr is not installed.
     """
 
-    def __init__(self, product: Product, cells: Grid, mark: str, rank: int = 0) -> None:
-        self.product, self.cells, self.mark = product, cells, mark
+    def __init__(self, product: Product, cells: Grid, by: str, rank: int = 0) -> None:
+        self.product, self.cells, self.by = product, cells, by
         self.path = self._of(rank)
         if product.zarr:
             _zarr()
@@ -150,7 +150,7 @@ class Draft:
 
     def _of(self, rank: int) -> Path:
         """The temporary file of a process."""
-        return self.product.path.with_name(f".{self.product.path.name}.{self.mark}.{rank}.part")
+        return temporary(self.product.path, f"rank{rank}", self.by)
 
     def _put(self, top: int, rows: np.ndarray) -> None:
         try:

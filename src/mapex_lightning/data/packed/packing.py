@@ -30,7 +30,7 @@ from mapex_lightning.data.tileset import SPLITS, GeoReference, TileSet
 from mapex_lightning.data.transforms import crop, place_of
 from mapex_lightning.data.workers import in_order
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_text, write_whole
+from mapex_lightning.files import sweep, write_text, write_whole
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
 
@@ -186,8 +186,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
                 f"{out} holds the beginning of a store of other tiles or settings. Go on with those, remove the "
                 "folder, or give another with --out."
             )
-        for half in out.glob(".*.tmp"):  # of a process that was killed
-            half.unlink()
+        sweep(out)
         return
     if out.exists() and (not out.is_dir() or any(path.name != UNDER_WAY for path in out.iterdir())):
         what = "a packed store already" if (out / INDEX).is_file() else "something else"
@@ -313,7 +312,7 @@ def _save(path: Path, array: np.ndarray) -> None:
         with beside.open("wb") as file:  # np.save would add .npy to the name of a path
             np.save(file, array, allow_pickle=False)
 
-    write_whole(path, write)
+    write_whole(path, write, array.nbytes)
 
 
 def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_Part], plan: str) -> Index:

@@ -1,0 +1,233 @@
+"""How `mapex fit` starts: in which run folder, from which checkpoint, and whether a run of that name goes on."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
+
+from mapex_lightning.checkpoint import read
+from mapex_lightning.claim import claimed
+from mapex_lightning.cli.words import CONFIG
+from mapex_lightning.data.module import TileData
+from mapex_lightning.errors import MapexError
+from mapex_lightning.runs import LAST, RUNS, check_name, new_run
+from mapex_lightning.train.journal import cut
+from mapex_lightning.train.last import Sharing
+
+SETTINGS = "config.yaml"
+"""The settings of a run, in its folder."""
+
+RUN_FOLDER = "MAPEX_RUN_FOLDER"
+"""Environment variable by which the processes of one run agree on its folder."""
+
+FREE = (
+    *("config", "ckpt", "run", "save_minutes"),
+    *(f"data.{name}" for name in ("workers", "root", "predict", "scene", "reading", "overlap")),
+    *(f"trainer.{name}" for name in ("accelerator", "strategy", "devices", "num_nodes", "plugins", "callbacks")),
+    *(f"trainer.{name}" for name in ("logger", "log_every_n_steps", "profiler", "default_root_dir", "max_time")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
+    *(f"trainer.{name}" for name in ("num_sanity_val_steps", "detect_anomaly", "deterministic", "benchmark")),
+)
+"""Settings in which a run that goes on may differ from how it began; the processes are looked at by `check_processes`.
+"""
+
+TOGETHER = ("data.batch_size", "trainer.accumulate_grad_batches")
+"""Settings that may differ if the number of processes does."""
+
+SLURM_WAITS = 60
+"""Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self."""
+
+
+class Start(NamedTuple):
+    """What `mapex fit` begins with.
+
+    Args:
+        folder: of the run.
+        last: the checkpoint in it from which the run goes on; None where it begins.
+        seen: what tells that checkpoint from a later one.
+        step: how many steps the run has taken.
+        batches: how many batches of an epoch have been taken, 0 between two epochs.
+        noted: what `mapex_lightning.train.last.Last` has noted in it.
+        complete: whether there is nothing left to do.
+    """
+
+    folder: Path
+    last: Path | None = None
+    seen: tuple[int, ...] = ()
+    step: int = 0
+    batches: int = 0
+    noted: Mapping[str, Any] = MappingProxyType({})
+    complete: bool = False
+
+
+def with_settings(words: list[str]) -> list[str]:
+    """The words, with the settings of the run that they name where they name no config.
+
+    Raises:
+        MapexError: there is no such run.
+    """
+    given = {word.split("=")[0] for word in words}
+    if given & {"--help", *CONFIG} or "--run" not in given:
+        return words
+    at = next(number for number, word in enumerate(words) if word.split("=")[0] == "--run")
+    name = words[at].partition("=")[2] or next(iter(words[at + 1 :]), "")
+    check_name(name)
+    path = RUNS / name / SETTINGS
+    if not path.is_file():
+        raise MapexError(
+            f"There is no run {name!r} to go on with: {path} does not exist. Begin it with a config, such as: "
+            f"mapex fit --config pretrain.yaml --run {name}."
+        )
+    return ["--config", str(path), *words]
+
+
+def start_of(given: Mapping[str, Any], name: str) -> Start:
+    """Decides about the run folder.
+
+    Args:
+        given: all settings, as `flat` gives them.
+        name: of the run where no ``--run`` is given.
+
+    Raises:
+        MapexError: a run of this name was started with other settings, or its checkpoint cannot be read.
+    """
+    if not given["run"]:
+        return Start(Path(os.environ.setdefault(RUN_FOLDER, str(new_run(name)))))
+    check_name(given["run"])
+    folder = RUNS / given["run"]
+    last = folder / LAST
+    if not last.is_file():
+        return Start(folder)
+    seen = _seen(last)
+    checkpoint = read(last)
+    if "loops" not in checkpoint:
+        raise MapexError(
+            f"{last} holds weights only, so the run {folder.name} cannot go on. Begin another run from it: "
+            f"--ckpt {last} --run NAME."
+        )
+    if (folder / SETTINGS).is_file():
+        check_same(folder, given)
+    none: Mapping[str, Any] = {}
+    noted = next((state for state in checkpoint["callbacks"].values() if "sharing" in state), none)
+    batches = checkpoint.get(TileData.__qualname__, {}).get("batches", 0)
+    return Start(folder, last, seen, checkpoint["global_step"], batches, noted, is_complete(checkpoint, given))
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted name; lists are values."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = flat(value) if isinstance(value, Mapping) and value else None
+        found |= {key: value} if inner is None else {f"{key}.{name}": one for name, one in inner.items()}
+    return found
+
+
+def check_same(folder: Path, given: Mapping[str, Any]) -> None:
+    """Makes sure that a run goes on as it began.
+
+    Raises:
+        MapexError: a setting that matters differs.
+    """
+    before = flat(yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")))
+    free = {*FREE, *TOGETHER} | ({"model.init_args.encoder"} if before.get("ckpt") else set())
+    differing = [
+        name
+        for name in sorted({*before, *given})
+        if before.get(name) != given.get(name) and not any(f"{name}.".startswith(f"{one}.") for one in free)
+    ]
+    if differing:
+        name = differing[0]
+        more = f" So do {', '.join(differing[1:6])}." if differing[1:] else ""
+        raise MapexError(
+            f"The run {folder.name} was started with {name} {_shown(before.get(name))}, and now it is "
+            f"{_shown(given.get(name))}.{more} Go on as it was started (mapex fit --run {folder.name} takes its own "
+            f"settings), or begin another run from it: --run NAME --ckpt {folder / LAST}."
+        )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def is_complete(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a run has taken all of its steps or epochs, or was ended early by its figures."""
+    steps, epochs = settings["trainer.max_steps"], settings["trainer.max_epochs"]
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if any(state.get("stopped_epoch") for state in checkpoint["callbacks"].values()):  # EarlyStopping
+        return True
+    return (steps not in (None, -1) and checkpoint["global_step"] >= steps) or (
+        epochs not in (None, -1) and done >= epochs
+    )
+
+
+def check_processes(start: Start, given: Mapping[str, Any], world: int) -> str | None:
+    """Makes sure that a run that goes on takes the same steps, on as many processes or on others.
+
+    Args:
+        start: of the run.
+        given: all settings.
+        world: the number of processes.
+
+    Returns:
+        A line for the user where the number has changed.
+
+    Raises:
+        MapexError: a step would be of more or fewer tiles, so that neither data nor learning rate would go on.
+    """
+    if not start.noted:
+        return None
+    was, now = start.noted["sharing"], Sharing(world, *(given[name] for name in TOGETHER))._asdict()
+    if was == now:
+        return None
+    step, wanted = math.prod(now.values()), math.prod(was.values())
+    if world == was["world"] or step != wanted:
+        raise MapexError(
+            f"The run {start.folder.name} takes {wanted} tiles per step ({_counts(was)}), and now it would be {step} "
+            f"({_counts(now)}). Go on with as many processes, or on others with a data.batch_size or "
+            "trainer.accumulate_grad_batches that makes as many tiles per step."
+        )
+    together = now["world"] * now["batch_size"]
+    if start.batches and together != was["world"] * was["batch_size"]:
+        raise MapexError(
+            f"The run {start.folder.name} stands in the middle of an epoch, in which {was['world'] * was['batch_size']}"
+            f" tiles were taken together; now it would be {together} (data.batch_size on all processes). Go on with as "
+            "many."
+        )
+    return (
+        f"{_counts(now)} instead of {_counts(was)}: the same tiles per step, whose noise is drawn per process, so that "
+        "losses will not be equal to the bit to those of a run without the change"
+    )
+
+
+def _counts(sharing: Mapping[str, int]) -> str:
+    world, size, times = sharing.values()
+    return f"{world} process{'es' * (world > 1)} x {size} tiles{f' x {times} batches' * (times > 1)}"
+
+
+@contextmanager
+def begun(start: Start) -> Iterator[None]:
+    """Holds the run folder for this process, and cuts the log to where the checkpoint was written.
+
+    Raises:
+        MapexError: another process works on the run, or has worked on it since `start_of` looked.
+    """
+    with claimed(start.folder, SLURM_WAITS if "SLURM_RESTART_COUNT" in os.environ else 0):
+        last = start.folder / LAST
+        if (_seen(last) if last.is_file() else ()) != start.seen:
+            raise MapexError(f"Another process has worked on the run {start.folder.name} meanwhile; start again.")
+        if start.last is None or start.noted:
+            cut(start.folder, start.noted.get("log", {}))
+        yield
+
+
+def _seen(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,64 @@
+"""The signals that tell this process to stop: they set a flag, and training looks at it between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NOTICES = (signal.SIGUSR1, signal.SIGTERM)
+"""What clusters send some time before they end a job."""
+
+PATIENCE = 300
+"""Seconds for which a process that reads data lives on after SIGTERM: longer than clusters wait."""
+
+_heard: list[int] = []
+
+
+def told_to_stop() -> bool:
+    """Whether one of `NOTICES` has come since `listening` began."""
+    return bool(_heard)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """While this is open, `NOTICES` set the flag and do nothing else; afterwards they do what they did before.
+
+    Python allows handlers in the main thread only; in any other one nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _heard.clear()
+    before = {number: signal.signal(number, _hear) for number in NOTICES}
+    for number in NOTICES:
+        signal.siginterrupt(number, False)  # libraries in C go on with what they read or write
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _heard.clear()
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    _heard.append(number)
+
+
+def shield(worker: int = 0) -> None:
+    """Lets a process that reads data live on after a notice, which clusters send to every process of a job.
+
+    The run needs it until it has kept its state. After `PATIENCE` it ends, should it hang.
+
+    Args:
+        worker: its number, which a DataLoader gives.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    signal.siginterrupt(signal.SIGTERM, False)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.alarm(PATIENCE)

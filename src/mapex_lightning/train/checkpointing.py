@@ -1,0 +1,39 @@
+"""The one door of a run's checkpoints: they are written whole, proven, read safely and never removed by the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mapex_lightning.checkpoint import read, write
+from mapex_lightning.files import remove
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """What Lightning saves, loads and removes goes through `mapex_lightning.checkpoint`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Lightning's own way writes to a temporary folder and copies, which a crash cuts short.
+
+        Raises:
+            MapexError: it could not be saved; what was there before is whole.
+        """
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Only plain weights, whatever the caller or the environment asks for.
+
+        Raises:
+            MapexError: see `mapex_lightning.checkpoint.read`.
+        """
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Lightning's own way takes away whole folders.
+
+        Raises:
+            MapexError: it is a folder, or it may not be removed.
+        """
+        remove(path)

@@ -1,0 +1,177 @@
+"""A run's checkpoints are whole and plain."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mapex_lightning.__main__ import main
+from mapex_lightning.checkpoint import KEY, Description, read, write
+from mapex_lightning.cli import RUN_FOLDER
+from mapex_lightning.data.module import TileData
+from mapex_lightning.data.sets.synthetic import Synthetic
+from mapex_lightning.errors import MapexError
+from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.pretrain import Pretrain
+from tests.abandoned import abandoned
+from tests.builders import config_of
+from tests.disks import disk, fill, make_read_only
+from tests.workshop import SMALL, TILES, pretrain, trainer_of
+
+
+class Unsafe:
+    """Anything but plain weights."""
+
+
+def tiles_in() -> TileData:
+    """Two training steps and a validation batch."""
+    source = Synthetic(train=8, val=4, test=2, size=16, missing=0)
+    return TileData([source], ["s1", "s2"], size=16, batch_size=4)
+
+
+def checkpoint(value: Any) -> dict[str, Any]:
+    plain = Description("pretrain", config_of(), ("made by a test",)).plain()
+    return {KEY: plain, "state_dict": {}, "epoch": value}
+
+
+def test_a_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    keeper = WholeCheckpointIO()
+    keeper.save_checkpoint(checkpoint(3), tmp_path / "last.ckpt")
+    assert keeper.load_checkpoint(tmp_path / "last.ckpt") == checkpoint(3)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_with_anything_but_plain_types_is_not_read_even_if_asked_for(tmp_path: Path) -> None:
+    torch.save(checkpoint(Unsafe()), tmp_path / "bad.ckpt")
+    with pytest.raises(MapexError, match="is refused: it is not a checkpoint of plain weights"):
+        WholeCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    keeper, path = WholeCheckpointIO(), tmp_path / "last.ckpt"
+    keeper.save_checkpoint(checkpoint(1), path)
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        keeper.save_checkpoint(checkpoint([torch.zeros(1000), lambda: None]), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_that_is_removed_is_gone_and_a_folder_stays(tmp_path: Path) -> None:
+    keeper = WholeCheckpointIO()
+    keeper.save_checkpoint(checkpoint(1), tmp_path / "last.ckpt")
+    keeper.remove_checkpoint(tmp_path / "last.ckpt")
+    keeper.remove_checkpoint(tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(MapexError, match="could not be removed"):
+        keeper.remove_checkpoint(tmp_path)
+    assert tmp_path.is_dir()
+
+
+def fit_and_strike(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    strike: Callable[[], object],
+    after_a_save: bool = False,
+) -> str:
+    """Pre-trains for two epochs; something happens before last.ckpt is saved again, or already after the first time.
+
+    Returns:
+        What was said, after it has been made sure that last.ckpt of the first epoch is still there and the run over.
+    """
+    last, before = Path("runs") / "pretrain" / "last.ckpt", []
+
+    def struck(content: dict[str, Any], path: Path) -> None:
+        again = path.name == last.name and last.exists()
+        if again and not after_a_save:
+            strike()
+        write(content, path)
+        if path.name == last.name:
+            before.append(last.read_bytes())
+            if after_a_save:
+                strike()
+
+    monkeypatch.setattr("mapex_lightning.train.checkpointing.write", struck)
+    assert main(["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL, "--trainer.max_epochs", "2"]) == 2
+    said = capsys.readouterr().err
+    assert before == [last.read_bytes()]
+    assert read(last)["global_step"] == 3
+    assert "Traceback" not in said
+    assert [line for line in said.splitlines() if line.startswith("mapex: ")] == said.splitlines()[-1:]
+    return said
+
+
+def test_a_save_that_is_not_allowed_ends_the_run_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, "Permission denied")  # which Lightning's own way has passed over
+
+    monkeypatch.chdir(tmp_path)
+    said = fit_and_strike(monkeypatch, capsys, lambda: monkeypatch.setattr("pathlib.Path.replace", refuse))
+    assert "last.ckpt could not be written ([Errno 13] Permission denied); what was there before is untouched" in said
+
+
+AFTERWARDS = pytest.param(True, "A file could not be written: ", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("after_a_save", "sentence"), [(False, r"last\.ckpt needs 52\.\d MB, and 0\.0 MB"), AFTERWARDS]
+)
+def test_a_disk_that_fills_up_ends_the_run_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    after_a_save: bool,
+    sentence: str,
+) -> None:
+    with disk(tmp_path / "disk", megabytes=160) as place:
+        monkeypatch.chdir(place)
+        said = fit_and_strike(monkeypatch, capsys, lambda: fill(place), after_a_save)
+        monkeypatch.chdir(tmp_path)
+        assert not list(place.rglob(".*.part"))
+    assert re.search(sentence, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("after_a_save", "sentence"), [(False, r"last\.ckpt could not be written .*Read-only"), AFTERWARDS]
+)
+def test_a_disk_that_becomes_read_only_ends_the_run_in_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    after_a_save: bool,
+    sentence: str,
+) -> None:
+    with disk(tmp_path / "disk", megabytes=160) as place:
+        monkeypatch.chdir(place)
+        said = fit_and_strike(monkeypatch, capsys, lambda: make_read_only(place), after_a_save)
+        monkeypatch.chdir(tmp_path)
+    assert re.search(sentence, said)
+
+
+def test_a_run_begins_by_sweeping_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "pretrain"
+    strays = [abandoned(folder / "last.ckpt"), abandoned(folder / "pictures" / "start.png")]
+    monkeypatch.setenv(RUN_FOLDER, str(folder))
+    pretrain("--trainer.max_epochs", "0")
+    assert not any(stray.exists() for stray in strays)
+
+
+def test_the_trainer_saves_whole_checkpoints_and_resumes_from_them(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    trainer = trainer_of(plugins=[WholeCheckpointIO()])
+    trainer.fit(Pretrain("nano", ["s1", "s2"], seal=None), datamodule=tiles_in())
+    trainer.save_checkpoint(path)
+    later = trainer_of(plugins=[WholeCheckpointIO()], max_epochs=2)
+    later.fit(Pretrain("nano", ["s1", "s2"], seal=None), datamodule=tiles_in(), ckpt_path=path, weights_only=True)
+    assert (trainer.global_step, later.global_step) == (2, 4)
