@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,10 +42,9 @@ Left out are embedding_bag with mode max, bincount with weights, scatter_reduce 
 class Called(TorchDispatchMode):
     """Notes the names of the operations that are called."""
 
-    @cached_property
-    def names(self) -> set[str]:
-        """Without what tells variants of one operation apart."""
-        return set()
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         self.names.add(func.__name__.partition(".")[0])
