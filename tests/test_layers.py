@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
-    {"files", "signals"},
+    {"claim", "files", "signals"},
     {"heatmap", "modality", "portable", "proof"},
     {"page", "tiles"},
     {"model", "data"},

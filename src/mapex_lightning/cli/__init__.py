@@ -14,7 +14,7 @@ from typing import Any, get_args
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -27,6 +27,7 @@ from mapex_lightning.cli.starting import (
     begun,
     check_processes,
     flat,
+    place_of,
     start_of,
     with_settings,
 )
@@ -35,8 +36,9 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep, write_text
 from mapex_lightning.model.config import PRESETS
-from mapex_lightning.runs import BEST, LAST, RUNS, find_checkpoint, own_checkpoint
+from mapex_lightning.runs import LAST, RUNS, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
+from mapex_lightning.train.best import Best
 from mapex_lightning.train.callbacks import (
     Bar,
     Pictures,
@@ -96,6 +98,7 @@ class MapexCLI(LightningCLI):
         self.prune = prune
         self.start = Start(Path())
         self.resume: Path | None = None
+        self.place: dict[str, int] = {}
         with warnings.catch_warnings():
             # Words are passed because the command came first; the launcher of DDP re-runs sys.argv, which is whole.
             warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
@@ -161,19 +164,18 @@ class MapexCLI(LightningCLI):
             super().instantiate_classes()
 
     def _go_on(self, last: Path) -> None:
-        self.resume = last
+        self.resume, self.place = last, dict(self.start.place)
         if self.config.model.init_args.encoder not in PRESETS:
             self.config.model.init_args.encoder = str(last)  # what the run was started from need not be there any more
         if self.config.ckpt:
             _say(f"--ckpt {self.config.ckpt} is where the run {self.folder.name} was to begin; it goes on from {last}")
 
     def _start_from(self, path: Path) -> None:
-        found = describe(read(path))
+        checkpoint = read(path)
         model = self.config.model
-        same = found.kind == ("pretrain" if model.class_path.endswith("Pretrain") else "finetune")
-        whole = "optimizer_states" in read(path)
-        if same and whole:
-            self.resume = path
+        same = describe(checkpoint).kind == ("pretrain" if model.class_path.endswith("Pretrain") else "finetune")
+        if same and "optimizer_states" in checkpoint:
+            self.resume, self.place = path, place_of(checkpoint)
             if model.class_path.endswith("FineTune"):
                 model.init_args.encoder = str(path)
             _say(f"resuming {path}: its weights, optimiser and step count win over the config's")
@@ -252,13 +254,7 @@ class MapexCLI(LightningCLI):
         if not fitting:
             return []
         throughput = Throughput()
-        best = ModelCheckpoint(
-            self.folder,
-            Path(BEST).stem,
-            monitor=self.model.monitor,
-            mode=self.model.mode,
-            enable_version_counter=False,
-        )
+        best = Best(self.folder, self.model)
         last = Last(self.folder / LAST, self.config.save_minutes, named=self.config.run is not None)
         progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
         rates = [LearningRateMonitor("step")] if logged else []
@@ -354,7 +350,11 @@ def run(command: str, words: Sequence[str]) -> None:
         MapexError: something that was given cannot be used.
     """
     try:
-        _run(build(command, words), command)
+        cli = build(command, words)
+        try:
+            _run(cli, command)
+        except SystemExit as stop:  # Lightning's way to end after Ctrl-C
+            raise KeyboardInterrupt from stop
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
 
@@ -403,8 +403,7 @@ def _fit(cli: MapexCLI) -> None:
                 cli.save_settings()
             else:
                 print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
-        if cli.resume:
-            cli.datamodule.load_state_dict(read(cli.resume).get(type(cli.datamodule).__qualname__, {}))
+        cli.datamodule.load_state_dict(cli.place)
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
 
 

@@ -53,7 +53,7 @@ class Start(NamedTuple):
         last: the checkpoint in it from which the run goes on; None where it begins.
         seen: what tells that checkpoint from a later one.
         step: how many steps the run has taken.
-        batches: how many batches of an epoch have been taken, 0 between two epochs.
+        place: where in an epoch it stands; see `mapex_lightning.data.module.TileData.state_dict`.
         noted: what `mapex_lightning.train.last.Last` has noted in it.
         complete: whether there is nothing left to do.
     """
@@ -62,7 +62,7 @@ class Start(NamedTuple):
     last: Path | None = None
     seen: tuple[int, ...] = ()
     step: int = 0
-    batches: int = 0
+    place: Mapping[str, int] = MappingProxyType({})
     noted: Mapping[str, Any] = MappingProxyType({})
     complete: bool = False
 
@@ -116,8 +116,13 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
         check_same(folder, given)
     none: Mapping[str, Any] = {}
     noted = next((state for state in checkpoint["callbacks"].values() if "sharing" in state), none)
-    batches = checkpoint.get(TileData.__qualname__, {}).get("batches", 0)
-    return Start(folder, last, seen, checkpoint["global_step"], batches, noted, is_complete(checkpoint, given))
+    place, complete = place_of(checkpoint), is_complete(checkpoint, given)
+    return Start(folder, last, seen, checkpoint["global_step"], place, noted, complete)
+
+
+def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """Where in an epoch the run of a checkpoint stands."""
+    return dict(checkpoint.get(TileData.__qualname__, {}))
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def check_processes(start: Start, given: Mapping[str, Any], world: int) -> str |
             "trainer.accumulate_grad_batches that makes as many tiles per step."
         )
     together = now["world"] * now["batch_size"]
-    if start.batches and together != was["world"] * was["batch_size"]:
+    if start.place.get("batches") and together != was["world"] * was["batch_size"]:
         raise MapexError(
             f"The run {start.folder.name} stands in the middle of an epoch, in which {was['world'] * was['batch_size']}"
             f" tiles were taken together; now it would be {together} (data.batch_size on all processes). Go on with as "

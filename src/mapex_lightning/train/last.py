@@ -54,13 +54,15 @@ class Last(Checkpoint):
         self.before_validation = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keeps Lightning from handling signals itself.
+        """Keeps Lightning from handling signals itself, and from going on differently where steps are counted.
 
         Its handler of SIGTERM talks to other processes from within whatever was interrupted and ends the run without
         a checkpoint; every step it asks rank 0 whether that has come, for which the vote of all ranks stands in here.
+        With ``max_steps`` it would end an epoch that is over once more when a run goes on.
         """
         trainer._signal_connector.__dict__["register_signal_handlers"] = _nothing
         trainer.fit_loop.epoch_loop.__dict__["_broadcast_sigterm_tensor"] = _nothing
+        trainer.fit_loop.__dict__["_iteration_based_training"] = _never
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What was told to stop before its first step has nothing to keep."""
@@ -162,3 +164,7 @@ class Last(Checkpoint):
 
 
 def _nothing() -> None: ...
+
+
+def _never() -> bool:
+    return False

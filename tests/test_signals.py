@@ -1,0 +1,66 @@
+"""Signals that tell to stop set a flag and nothing else, in every process of a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from mapex_lightning.signals import NOTICES, listening, told_to_stop
+
+
+@pytest.mark.parametrize("number", NOTICES)
+def test_a_notice_sets_the_flag_and_a_second_one_changes_nothing(number: int) -> None:
+    before = signal.getsignal(number)
+    with listening():
+        assert not told_to_stop()
+        signal.raise_signal(number)
+        assert told_to_stop()
+        signal.raise_signal(number)
+        assert told_to_stop()
+    assert not told_to_stop()
+    assert signal.getsignal(number) == before
+
+
+def test_another_thread_may_train_too() -> None:
+    told: list[bool] = []
+
+    def train() -> None:
+        with listening():
+            told.append(told_to_stop())
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join(60)
+    assert told == [False]
+
+
+READER = """
+import signal, sys
+from mapex_lightning import signals
+signals.PATIENCE = 2
+signals.shield()
+print("reads", flush=True)
+sys.stdin.readline()
+print("has read", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_reading_process_lives_on_after_a_notice_but_not_for_ever() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reads\n"
+        for number in NOTICES:
+            os.kill(reader.pid, number)
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+        assert reader.stdout.readline() == "has read\n"
+        assert reader.wait(60) == -signal.SIGALRM

@@ -1,0 +1,119 @@
+"""A run that was told to stop goes on as if nothing had been, wherever it was; saves within an epoch change nothing."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+
+from mapex_lightning.checkpoint import read
+from mapex_lightning.train.last import Last
+from mapex_lightning.train.preemption import TRY_AGAIN
+from tests.resuming import FINETUNE, PRETRAIN, Moment, assert_equal, fit, moments
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of pre-training that was not interrupted: six steps in two epochs."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert fit(*PRETRAIN, "--run", "whole") == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("moment", "kept"),
+    [
+        (Moment("training_step", "train", 1), "after step 2"),
+        (Moment("validation_step", "validate", 3, call=1), "after step 3"),
+        pytest.param(Moment("on_train_epoch_end", "train", 3), "after step 3", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_told_to_stop_goes_on_as_if_nothing_had_been(
+    moment: Moment, kept: str, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(whole)
+    name = re.sub(r"\W+", "-", str(moment))
+    with moments(monkeypatch, moment, signal.SIGUSR1):
+        assert fit(*PRETRAIN, "--run", name) == TRY_AGAIN
+    said = capsys.readouterr().err
+    assert f"mapex: stopped {kept}, whose state is in runs/{name}/last.ckpt; go on with" in said
+    assert f"mapex fit --run {name}" in said
+    assert fit("--run", name) == 0
+    assert_equal(Path("runs") / name, Path("runs/whole"))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_told_to_stop_before_its_first_step_begins_again(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(whole)
+    with moments(monkeypatch, Moment("validation_step", "sanity_check", 0)):
+        assert fit(*PRETRAIN, "--run", "early") == TRY_AGAIN
+    assert "stopped before the first step" in capsys.readouterr().err
+    assert not Path("runs/early/last.ckpt").exists()
+    assert fit("--run", "early") == 0
+    assert_equal(Path("runs/early"), Path("runs/whole"))
+
+
+def test_fine_tuning_goes_on_exactly_with_dropped_sensors_and_paths_and_gathered_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*FINETUNE, "--trainer.accumulate_grad_batches", "2"]
+    assert fit(*words, "--run", "whole") == 0
+    with moments(monkeypatch, Moment("training_step", "train", 2)):
+        assert fit(*words, "--run", "cut") == TRY_AGAIN
+    assert read("runs/cut/last.ckpt")["global_step"] == 3  # the signal came between two batches of one step
+    assert fit(*words, "--run", "cut") == 0
+    assert_equal(Path("runs/cut"), Path("runs/whole"))
+
+
+@pytest.mark.slow
+def test_saves_within_an_epoch_change_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole)
+    saved: list[int] = []
+    usual = Last._save
+
+    def counted(self: Last, trainer: pl.Trainer) -> None:
+        saved.append(trainer.global_step)
+        usual(self, trainer)
+
+    monkeypatch.setattr(Last, "_save", counted)
+    assert fit(*PRETRAIN, "--run", "often", "--save_minutes", "0") == 0
+    assert saved == [1, 2, 3, 3, 3, 4, 5, 6, 6, 6]  # before and within a validation and after the epoch, too
+    assert_equal(Path("runs/often"), Path("runs/whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "number"), [("pretrain", signal.SIGTERM), ("finetune", signal.SIGUSR1)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--trainer.accumulate_grad_batches", "2"),
+        ("--trainer.val_check_interval", "1"),
+        ("--trainer.check_val_every_n_epoch", "2"),
+        ("--trainer.max_epochs", "-1", "--trainer.max_steps", "5"),
+        ("--data.workers", "1"),
+    ],
+    ids=lambda words: " ".join(words) or "plain",
+)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_there_is_no_moment_at_which_a_signal_costs_a_step(
+    words: tuple[str, ...], kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [*{"pretrain": PRETRAIN, "finetune": FINETUNE}[kind], *words]
+    with moments(monkeypatch) as came:
+        assert fit(*given, "--run", "whole") == 0
+    for at, moment in enumerate(came):
+        with moments(monkeypatch, moment, number):
+            code = fit(*given, "--run", f"cut-{at}")
+        assert code in (0, TRY_AGAIN)
+        assert code == 0 or fit("--run", f"cut-{at}") == 0
+        assert_equal(Path(f"runs/cut-{at}"), Path("runs/whole"))
