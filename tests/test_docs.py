@@ -118,7 +118,7 @@ def test_every_form_of_an_export_is_loaded_as_its_page_says(tmp_path: Path, monk
         found: dict[str, np.ndarray] = {}
         exec(compile(block, "export.md", "exec"), found)
         shapes.append(tuple(found["output"].shape))
-    assert shapes == [(4, 128), (4, 128), (4, 4)]
+    assert shapes == [(4, 128), (4, 128), (4, 10)]
 
 
 def test_the_fields_of_a_sensor_are_all_explained() -> None:
