@@ -38,12 +38,14 @@ def main() -> None:
     few = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"] if short else []
     few_test = ["--trainer.limit_test_batches", "1"] if short else []
 
+    demo = "demo-quick" if short else "demo"
+
     pretrain = mapex(
         "fit",
         "--config",
         "pretrain.yaml",
         "--run",
-        "demo-pretrain",
+        f"{demo}-pretrain",
         "--trainer.max_epochs",
         "1" if short else "3",
         *few,
@@ -56,7 +58,7 @@ def main() -> None:
         ("full", full, report["parameters"]["before"]),
         ("pruned", pruned, report["parameters"]["after"]),
     ):
-        run = ["--config", "synthetic.yaml", "--run", f"demo-{name}"]
+        run = ["--config", "synthetic.yaml", "--run", f"{demo}-{name}"]
         folder = mapex("fit", *run, "--model.encoder", str(start), "--trainer.max_epochs", "1" if short else "4", *few)
         mapex("test", *run, *few_test)
         accuracy = json.loads((Path(folder) / "test.json").read_text())["test/accuracy"]

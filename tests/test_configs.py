@@ -48,8 +48,8 @@ WRITTEN = {
 }
 """Configs of published sets, and what writes a few tiny tiles in their layouts."""
 
-ELSEWHERE = {"ddp", "benge", "base", "large"}
-"""Run by tests/train/test_ddp.py; by tests/data/sets/test_benge.py; too large to train in a test, see below."""
+ELSEWHERE = {"ddp", "fsdp", "benge", "base", "large"}
+"""Run by tests/train/test_ddp.py and test_sharded.py; by tests/data/sets/test_benge.py; too large to train here."""
 
 SHARDED: dict[str, tuple[str, list[str], int]] = {
     "terramesh": ("TerraMesh", ["S2L2A", "S1RTC", "S2RGB", "DEM"], 1),

@@ -26,4 +26,4 @@ def test_the_demo_runs_to_its_table(tmp_path: Path) -> None:
     full, pruned = (int(rows[name][0].replace(",", "")) for name in ("full", "pruned"))
     assert pruned < full
     assert all(0 <= float(rows[name][1]) <= 1 for name in ("full", "pruned"))
-    assert "pictures: runs/demo-pretrain/pictures/" in table
+    assert "pictures: runs/demo-quick-pretrain/pictures/" in table

@@ -20,7 +20,9 @@ from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import PRESETS
 from tests import scenes
-from tests.workshop import SMALL, finetune, pretrain
+from tests.ranks import together
+from tests.ranks_at_work import mapex
+from tests.workshop import SMALL, TILES, finetune, pretrain
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -121,6 +123,15 @@ def test_every_form_of_an_export_is_loaded_as_its_page_says(tmp_path: Path, monk
     assert shapes == [(4, 128), (4, 128), (4, 10)]
 
 
+@pytest.mark.slow
+def test_the_commands_for_several_gpus_run_on_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    further = ["--data.sets", TILES, "--data.workers", "0", "--trainer.devices", "2"]
+    for words in commands("several-gpus.md"):
+        tiny = ["nano.yaml" if word == "large.yaml" else word for word in words]
+        assert together(mapex, [*tiny, *further]) == [[0], [0]]
+
+
 def test_the_fields_of_a_sensor_are_all_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|.*\|", text("add-a-sensor.md"), re.MULTILINE))))
     assert {"name", "bands", "gsd", "unit", "mean", "std", "speckle"} <= explained
@@ -152,7 +163,7 @@ def test_the_options_of_data_sets_in_a_page_exist(page: Path) -> None:
 
 def test_every_data_set_and_its_config_has_a_row() -> None:
     rows = "".join(re.findall(r"^\|.*\|$", (ROOT / "data" / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
-    overlays = {"ddp.yaml", "real.yaml", *(f"{name}.yaml" for name in PRESETS)}
+    overlays = {"ddp.yaml", "fsdp.yaml", "real.yaml", *(f"{name}.yaml" for name in PRESETS)}
     assert set(sets.__all__) <= set(re.findall(r"`(\w+)`", rows))
     assert {path.name for path in packaged_configs().glob("*.yaml")} - overlays <= set(
         re.findall(r"`([\w-]+\.yaml)`", rows)

@@ -26,15 +26,16 @@ ENDED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: TRY_AGAIN, signal.SIGU
 def start(folder: Path, words: Sequence[str]) -> subprocess.Popen[str]:
     """``mapex fit`` in a session of its own, with one thread per process, once it has built its model."""
     command = [sys.executable, "-m", "mapex_lightning", "fit", *words]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=(folder / "err.txt").open("w"),
-        text=True,
-        start_new_session=True,
-    )
+    with (folder / "err.txt").open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(("Pretrain:", "FineTune:", "the run")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,7 +72,7 @@ def _taken(path: Path) -> IO[str] | None:
                 break
         file.close()
     file.truncate(0)
-    file.write(f"{socket.gethostname()} {os.getpid()}\n")
+    file.write(f"{platform.node()} {os.getpid()}\n")
     file.flush()
     return file
 
@@ -85,7 +85,7 @@ def _holder(path: Path) -> str:
 def _lives(path: Path) -> bool:
     """Whether the process that the lock names lives on this machine."""
     host, pid = _written(path)
-    if host != socket.gethostname() or pid in ("", str(os.getpid())):
+    if host != platform.node() or pid in ("", str(os.getpid())):
         return False
     try:
         os.kill(int(pid), 0)

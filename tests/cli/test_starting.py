@@ -37,7 +37,7 @@ def here(over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_that_is_complete_says_so_and_is_left_as_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     assert fit("--run", "over") == 0
-    assert "the run over is complete, after 3 steps: runs/over" in capsys.readouterr().out
+    assert "run folder: runs/over\nthe run over is complete, after 3 steps\n" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 

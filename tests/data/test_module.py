@@ -258,6 +258,14 @@ def test_no_process_is_left_without_a_tile(stage: str, monkeypatch: pytest.Monke
         getattr(source, f"{stage}_dataloader")()
 
 
+def test_no_process_is_left_without_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "world_size", 3)
+    source = data([world()], weights=[1.0], draws=2)
+    source.trainer = Trainer(logger=False, barebones=True, accelerator="cpu")
+    with pytest.raises(MapexError, match=r"2 tiles for 3 processes.*or more data\.draws"):
+        source.train_dataloader()
+
+
 def test_shots_are_that_many_tiles_of_every_class() -> None:
     source = world(train=300)
     labels = [source.label(key) for _, key in data([source], shots=3).members("train")]

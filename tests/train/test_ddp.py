@@ -1,4 +1,4 @@
-"""Two processes learn as one, also where one of them never sees a sensor that the other has."""
+"""Several processes learn as one, whichever sensors each of them sees."""
 
 from __future__ import annotations
 
@@ -6,54 +6,114 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-SCRIPT = '''
-import hashlib, json, os, sys
-from collections.abc import Sequence
-from datetime import timedelta
-from pathlib import Path
-import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.pytorch.strategies import DDPStrategy
-from mapex_lightning.data.module import TileData
-from mapex_lightning.data.tileset import TileSet
-from mapex_lightning.tiles import Tile
-from mapex_lightning.train.pretrain import Pretrain
 
-class Divided(TileSet):
-    """Rank 0 sees radar alone, rank 1 optical images alone."""
-    task, root, classes = "multiclass", Path(), ("only",)
-    def offers(self, modality): return True
-    def keys(self, split, modalities=None): return [f"{split}{i}" for i in range(8)]
-    def label(self, key): return 0
-    def read(self, key, modalities):
-        mine = modalities[int(os.environ.get("LOCAL_RANK", "0"))]
-        rng = np.random.default_rng(abs(hash(key)) % 1000)
-        pixels = rng.normal(size=(len(mine.bands), 16, 16)) * np.reshape(mine.std, (-1, 1, 1))
-        return Tile(key, {mine.name: (pixels + np.reshape(mine.mean, (-1, 1, 1))).astype(np.float32)}, 0)
+from mapex_lightning.checkpoint import save, write
+from mapex_lightning.modality import Modality
+from mapex_lightning.pruning import prune
+from tests.builders import SENSORS, checkpoint_of, config_of, encoder_of, observe, seal, tiles_of
+from tests.ranks import together
+from tests.ranks_at_work import mapex, pairs, several, subsets, through_all_pairs, train
+from tests.workshop import SMALL, TILES, finetune
 
-data = TileData([Divided()], ["s1", "s2"], size=16, batch_size=2)
-torch.manual_seed(0)
-model = Pretrain("nano", ["s1", "s2"], seal=0.5)
-strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=120))
-trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, max_epochs=2, logger=False,
-                     enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
-                     enable_model_summary=False, num_sanity_val_steps=0)
-trainer.fit(model, datamodule=data)
-weights = torch.cat([w.detach().flatten() for w in model.parameters()])
-found = {
-    "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
-    "finite": bool(weights.isfinite().all()),
-    "census": [m.census.sum((2,)).tolist() for m in model.encoder.mixtures.values()],
-    "allowed": repr(model.encoder.config.allowed),
-    "loss": float(trainer.callback_metrics["val/loss"]),
-}
-Path(sys.argv[1], f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
-'''
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Sequence[Modality]]]:
+    """A tiny encoder of three sensors, and one that was pruned to two of them."""
+    folder = tmp_path_factory.mktemp("encoders")
+    config = config_of()
+    encoder = encoder_of(config)
+    observe(encoder, tiles_of(config))
+    seal(encoder, 0.9)
+    save(encoder, folder / "whole.ckpt")
+    write(prune(checkpoint_of(encoder), ["s1", "dem"])[0], folder / "pruned.ckpt")
+    kept = [sensor for sensor in SENSORS if sensor.name != "s2"]
+    return {"whole": (str(folder / "whole.ckpt"), SENSORS), "pruned": (str(folder / "pruned.ckpt"), kept)}
+
+
+FIRST = (("pretrain", "whole"), ("full", "pruned"))
+OTHERS = (*((kind, "whole") for kind in ("full", "linear", "low-rank")), ("linear", "pruned"), ("low-rank", "pruned"))
+
+
+@pytest.mark.parametrize("work", [FIRST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["first", "others"])
+def test_every_pair_of_subsets_of_the_sensors_trains_on_two_ranks_that_stay_equal(
+    work: Sequence[tuple[str, str]], encoders: dict[str, tuple[str, Sequence[Modality]]]
+) -> None:
+    modules = [(kind, *encoders[encoder]) for kind, encoder in work]
+    for (_, _, sensors), *found in zip(modules, *together(through_all_pairs, modules), strict=True):
+        (seen, losses, weights), (other_seen, other_losses, other_weights) = found
+        assert list(zip(seen, other_seen, strict=True)) == pairs(sensors)
+        assert len(pairs(sensors)) == len(subsets(sensors)) ** 2 in (49, 9)
+        assert bool(torch.tensor([*losses, *other_losses]).isfinite().all())
+        assert weights == other_weights
+        assert len(set(weights)) == len(weights)  # every step moved them
+
+
+@pytest.fixture(scope="module")
+def two() -> list[list[dict[str, Any]]]:
+    """What each of two ranks found: pre-training, and segmentation with half of the tiles each."""
+    calls = [
+        {"strategy": "ddp", "ranks": 2, "batch": 4},
+        {"strategy": "ddp", "ranks": 2, "batch": 4, "task": "segmentation"},
+    ]
+    return together(several, calls)
+
+
+def test_the_census_is_the_sum_over_the_ranks_and_every_rank_seals_the_same(two: list[list[dict[str, Any]]]) -> None:
+    one, other = (rank[0] for rank in two)
+    assert one["census"] == other["census"]
+    assert one["allowed"] == other["allowed"] != ()
+    alone = train("ddp", 1, 8)
+    tokens = [torch.tensor(census)[0].sum(1).tolist() for census in alone["census"]]
+    assert [torch.tensor(census)[0].sum(1).tolist() for census in one["census"]] == tokens
+
+
+def test_every_rank_reports_the_same_validation(two: list[list[dict[str, Any]]]) -> None:
+    for one, other in zip(*two, strict=True):
+        assert one["val"] == other["val"]
+
+
+def test_two_ranks_learn_what_one_learns_from_batches_of_both(two: list[list[dict[str, Any]]]) -> None:
+    alone = train("ddp", 1, 8, task="segmentation")
+    means = [sum(losses) / 2 for losses in zip(*(rank[1]["losses"] for rank in two), strict=True)]
+    assert means == pytest.approx(alone["losses"], rel=1e-5)
+    assert two[0][1]["val"]["val/loss"] == pytest.approx(alone["val"]["val/loss"], rel=1e-5)
+    assert two[0][1]["val"]["val/miou"] == pytest.approx(alone["val"]["val/miou"], rel=1e-5)
+    assert two[0][1]["rates"] == alone["rates"]
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a fine-tuned model was tested, validated and used to predict, on one process and on two."""
+    monkeypatch.chdir(tmp_path)
+    commands = [[name, *EVALUATE] for name in ("test", "validate", "predict")]
+    finetune("--data.sets", ODD, "--model.init_args.encoder", "nano")
+    for number in (1, 2):
+        words = [[*command, "--run", f"on{number}", "--trainer.devices", str(number)] for command in commands]
+        codes = together(mapex, *words) if number == 2 else [mapex(*words)]
+        assert codes == [[0, 0, 0]] * number
+    return tmp_path / "runs"
+
+
+ODD = TILES.replace("test: 6", "test: 7").replace("val: 6", "val: 5")
+EVALUATE = ["--config", "synthetic.yaml", "--ckpt", "runs/synthetic/last.ckpt", "--data.sets", ODD, *SMALL]
+"""A number of tiles that two ranks cannot share out evenly."""
+
+
+def test_two_ranks_evaluate_every_tile_once_and_find_the_figures_of_one(evaluated: Path) -> None:
+    for command in ("test", "validate"):
+        one, two = (json.loads((evaluated / run / f"{command}.json").read_text()) for run in ("on1", "on2"))
+        assert one.pop("ckpt") == two.pop("ckpt")
+        assert two == pytest.approx(one, rel=1e-5)
+    one, two = ((evaluated / run / "predictions" / "predictions.csv").read_text() for run in ("on1", "on2"))
+    assert len(one.splitlines()) == 1 + 7
+    assert two == one
+    assert [path.name for path in (evaluated / "on2" / "predictions").iterdir()] == ["predictions.csv"]
 
 
 def quiet() -> dict[str, str]:
@@ -61,52 +121,30 @@ def quiet() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    """What each of two ranks ended with."""
-    folder = tmp_path_factory.mktemp("ddp")
-    (folder / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "script.py", str(folder)], cwd=folder, env=quiet(), capture_output=True, text=True, timeout=300
-    )
+def launched(*words: str, folder: Path) -> str:
+    """What a command prints that starts its second process itself."""
+    command = [sys.executable, "-m", "mapex_lightning", *words]
+    done = subprocess.run(command, cwd=folder, env=quiet(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert "Traceback" not in done.stderr
+    assert "sync_dist" not in done.stderr
+    return done.stdout
 
 
-def test_ranks_with_different_sensors_neither_hang_nor_drift_apart(ranks: list[dict[str, object]]) -> None:
-    assert ranks[0]["finite"]
-    assert ranks[0]["weights"] == ranks[1]["weights"]
-
-
-def test_the_census_is_the_sum_over_the_ranks(ranks: list[dict[str, object]]) -> None:
-    assert ranks[0]["census"] == ranks[1]["census"]
-    census = ranks[0]["census"]
-    assert isinstance(census, list)
-    for block in census:
-        tokens = block[0]
-        assert tokens == [16.0, 16.0]  # 8 validation tiles, 4 a rank and sensor, 4 tokens each
-
-
-def test_every_rank_seals_the_same_experts_and_reports_the_same_loss(ranks: list[dict[str, object]]) -> None:
-    assert ranks[0]["allowed"] == ranks[1]["allowed"] != "()"
-    assert ranks[0]["loss"] == ranks[1]["loss"]
-
-
-def test_the_ddp_config_runs_on_two_processes(tmp_path: Path) -> None:
-    tiles = "[{class_path: Synthetic, init_args: {train: 8, val: 4, test: 4, size: 16}}]"
-    command = [sys.executable, "-m", "mapex_lightning", "fit", "--config", "pretrain.yaml", "--config", "ddp.yaml"]
-    command += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.precision", "32-true"]
-    command += ["--data.sets", tiles, "--data.size", "16", "--data.batch_size", "2", "--data.workers", "0"]
-    command += ["--trainer.max_epochs", "1"]
-    done = subprocess.run(command, cwd=tmp_path, env=quiet(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.slow
+def test_the_ddp_config_starts_two_processes_and_pruning_on_tiles_as_well(tmp_path: Path) -> None:
+    words = ["--config", "pretrain.yaml", "--config", "ddp.yaml", *SMALL, "--data.sets", TILES, "--data.workers", "0"]
+    words += ["--trainer.devices", "2"]
+    said = launched("fit", *words, folder=tmp_path)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["pretrain"]
     assert (tmp_path / "runs/pretrain/last.ckpt").is_file()
-    assert done.stdout.count("run folder: runs/pretrain") == 2
-    prune = [sys.executable, "-m", "mapex_lightning", "prune", "--ckpt", "last.ckpt", "--keep", "s1"]
-    done = subprocess.run(
-        [*prune, *command[4:]], cwd=tmp_path, env=quiet(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    assert said.count("run folder: runs/pretrain") == 2
+    assert said.count("8 tiles per step: 4 x 2 processes") == 1
+    assert launched("prune", "--ckpt", "last.ckpt", "--keep", "s1", *words, folder=tmp_path).count("kept s1") == 1
     assert (tmp_path / "runs/pretrain/pruned.ckpt").is_file()
-    assert done.stdout.count("kept s1") == 1
+
+
+def test_fewer_tiles_than_ranks_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--config", "pretrain.yaml", "--data.sets", TILES.replace("train: 12", "train: 1"), *SMALL]
+    assert together(mapex, [*words, "--trainer.devices", "2"]) == [[2], [2]]

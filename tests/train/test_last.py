@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 
+from mapex_lightning.__main__ import STOPPED
 from mapex_lightning.checkpoint import read
 from mapex_lightning.train.last import Last
 from mapex_lightning.train.preemption import TRY_AGAIN
@@ -117,3 +118,17 @@ def test_there_is_no_moment_at_which_a_signal_costs_a_step(
         assert code in (0, TRY_AGAIN)
         assert code == 0 or fit("--run", f"cut-{at}") == 0
         assert_equal(Path(f"runs/cut-{at}"), Path("runs/whole"))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_by_hand_ends_at_once_and_goes_on_from_its_last_save(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole)
+    usual = signal.getsignal(signal.SIGINT)
+    with moments(monkeypatch, Moment("training_step", "train", 4), signal.SIGINT):
+        assert fit(*PRETRAIN, "--run", "hand") == STOPPED
+    signal.signal(signal.SIGINT, usual)  # Lightning leaves it ignored
+    assert read("runs/hand/last.ckpt")["global_step"] == 3
+    assert fit("--run", "hand") == 0
+    assert_equal(Path("runs/hand"), Path("runs/whole"))

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
+from mapex_lightning.cli.devices import batch_line, check, minutes, set_timeout
 from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.cli.starting import (
     RUN_FOLDER,
@@ -63,6 +64,7 @@ NO_NEWS = (
     ".*GPU available but not used.*",
     "Checkpoint directory .* exists and is not empty.*",  # the settings are written there first
     "The dirpath has changed.*",  # a resumed run has a folder of its own
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
 )
 """Warnings that are left out."""
@@ -118,6 +120,8 @@ class MapexCLI(LightningCLI):
         """What Lightning has no word for."""
         parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
         parser.add_argument("--run", type=str | None, default=None, help="name of the run")
+        default = minutes(self.command)
+        parser.add_argument("--timeout", type=float, default=default, help="minutes a process waits for the others")
         parser.add_argument("--save_minutes", type=float, default=30.0, help="between two saves within an epoch")
         parser.add_argument("--compile", type=bool, default=False, help="compile what is one graph with torch.compile")
         for name in Outputs._fields if self.command == "predict" else ():
@@ -226,6 +230,8 @@ class MapexCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The Trainer, with loggers, callbacks and safe checkpoints of our own."""
         settings = {**self.config_init.trainer.as_dict(), **kwargs}
+        set_timeout(self.config_init.timeout)
+        check(settings, os.environ)
         fitting = self.command == "fit"
         settings["default_root_dir"] = str(self.folder)
         ours = self._callbacks(fitting, logged=settings["logger"] is not False)
@@ -361,7 +367,7 @@ def run(command: str, words: Sequence[str]) -> None:
 
 def _run(cli: MapexCLI, command: str) -> None:
     if cli.start.complete:
-        _say(f"the run {cli.folder.name} is complete, after {cli.start.step} steps: {cli.folder}")
+        _say(f"run folder: {cli.folder}\nthe run {cli.folder.name} is complete, after {cli.start.step} steps")
         return
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
@@ -398,6 +404,8 @@ def _fit(cli: MapexCLI) -> None:
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            if tiles := batch_line(trainer, cli.datamodule.batch_size):
+                print(tiles, flush=True)
             sweep(cli.folder, below=True)
             if cli.start.last is None:
                 cli.save_settings()

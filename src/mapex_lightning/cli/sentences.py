@@ -77,4 +77,4 @@ def _known_keys() -> list[str]:
         keys += [
             f"{prefix}.{name}" for prefix in ("model", "model.init_args") for name in inspect.signature(kind).parameters
         ]
-    return [*keys, *Outputs._fields, "ckpt", "run", "config", "seed_everything"]
+    return [*keys, *Outputs._fields, "ckpt", "run", "timeout", "config", "seed_everything"]

@@ -28,7 +28,7 @@ RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
 
 FREE = (
-    *("config", "ckpt", "run", "save_minutes"),
+    *("config", "ckpt", "run", "save_minutes", "timeout"),
     *(f"data.{name}" for name in ("workers", "root", "predict", "scene", "reading", "overlap")),
     *(f"trainer.{name}" for name in ("accelerator", "strategy", "devices", "num_nodes", "plugins", "callbacks")),
     *(f"trainer.{name}" for name in ("logger", "log_every_n_steps", "profiler", "default_root_dir", "max_time")),

@@ -270,10 +270,11 @@ class TileData(LightningDataModule):
 
     def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool, labelled: bool = True) -> EpochLoader:
         rank, world = self._rank()
-        if len(members) < world:
+        drawn = self.draws if shuffle and self.draws is not None else len(members)
+        if min(drawn, len(members)) < world:
             raise MapexError(
-                f"There are {len(members)} tiles for {world} processes, and each needs one or more; use fewer "
-                "trainer.devices."
+                f"There are {min(drawn, len(members))} tiles for {world} processes, and each needs one or more; use "
+                f"fewer trainer.devices{' or more data.draws' * (drawn < len(members))}."
             )
         sampler = EpochSampler(
             members.shards,

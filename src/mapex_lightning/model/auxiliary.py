@@ -64,8 +64,13 @@ def auxiliary_losses(assignments: Mapping[int, Assignment], modalities: int) -> 
         Scalars: ``mutual`` (minus the mutual information), ``balance``, ``entropy`` (M,) (of each modality, mean over
         mixtures; NaN where absent), ``z``, ``pooled`` and ``within``.
     """
-    found = [_of_one(assignment, modalities) for assignment in assignments.values() if len(assignment.modality)]
-    return {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]} if found else {}
+    here = [assignment for assignment in assignments.values() if len(assignment.modality)]
+    if not here:
+        return {}
+    # Sums over all tokens of a batch overflow in float16, and in bfloat16 they keep three digits.
+    with torch.autocast(here[0].logits.device.type, enabled=False):
+        found = [_of_one(assignment, modalities) for assignment in here]
+    return {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}
 
 
 def _of_one(assignment: Assignment, modalities: int) -> dict[str, Tensor]:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from mapex_lightning.model.tokens import Tokens
 
+PASSES = 4
+"""Into how many buckets the tiles of a batch are sorted at most."""
+
 
 class Bucket(NamedTuple):
     """Tiles with about as many visible tokens, so that little padding is computed.
@@ -76,7 +79,7 @@ def draw_visible(tokens: Tokens, view: Tensor, ratio: float, generator: torch.Ge
     return candidates & (due.argsort(1).argsort(1) < wanted[:, None])
 
 
-def buckets(visible: Tensor, most: int = 4) -> list[Bucket]:
+def buckets(visible: Tensor, most: int = PASSES) -> list[Bucket]:
     """Sorts tiles by their number of visible tokens into at most `most` buckets, each as long as its longest.
 
     Tiles of the same length share a bucket where there are few lengths, and then nothing is padded.

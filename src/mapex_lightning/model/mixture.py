@@ -56,7 +56,7 @@ class Mixture(nn.Module):
         # The weighted gather that is fast in both directions.
         mixed = F.embedding_bag(slot, rows, per_sample_weights=assignment.weight.to(rows.dtype), mode="sum")
         if self.observing:
-            self._observe(assignment, rows[slot].norm(dim=-1))
+            self._observe(assignment, rows[slot].to(assignment.weight.dtype).norm(dim=-1))
         if self.shared is not None:
             every = self.shared(tokens, torch.full((1,), len(tokens), device=tokens.device))
             mixed = mixed + every.masked_fill(~present[:, None], 0.0)
@@ -103,7 +103,7 @@ class Mixture(nn.Module):
 
     @torch.no_grad()
     def _observe(self, assignment: Assignment, size: Tensor) -> None:
-        """Adds a batch to the census; `size` (T, K) is the norm of each chosen expert's output."""
+        """Adds a batch to the census, in float32; `size` (T, K) is the norm of each chosen expert's output."""
         gate = assignment.weight
         # A disallowed expert fills up top-k with weight 0 and is not used.
         amounts = torch.stack([(gate > 0).to(gate.dtype), gate, gate * size])
@@ -111,4 +111,5 @@ class Mixture(nn.Module):
         each = each.scatter(2, assignment.expert.expand_as(amounts), amounts)
         each = torch.cat([each, assignment.logits.softmax(-1)[None].to(each)])
         members = assignment.members(self.census.shape[1]).to(each)
-        self.census[..., :-1] += torch.einsum("mt,rte->rme", members, each).to(self.census)
+        with torch.autocast(members.device.type, enabled=False):
+            self.census[..., :-1] += torch.einsum("mt,rte->rme", members, each).to(self.census)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mapex_lightning.errors import MapexError
 from mapex_lightning.model.decoder import Decoder
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.masking import buckets, draw_view, draw_visible, see
+from mapex_lightning.model.masking import PASSES, buckets, draw_view, draw_visible, see
 from mapex_lightning.model.router import Assignment
 from mapex_lightning.model.target import Error, Target, make_target, masked_error
 from mapex_lightning.tiles import Tiles
@@ -38,7 +38,12 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(
-    encoder: Encoder, decoder: Decoder, tiles: Tiles, visible_share: float, generator: torch.Generator
+    encoder: Encoder,
+    decoder: Decoder,
+    tiles: Tiles,
+    visible_share: float,
+    generator: torch.Generator,
+    passes: int = PASSES,
 ) -> Reconstruction:
     """Hides most of the tiles from the encoder and lets the decoder predict every patch.
 
@@ -48,6 +53,8 @@ def reconstruct(
         tiles: any tiles of the encoder's modalities.
         visible_share: of the tokens of each tile's view.
         generator: of the draw, on the tiles' device.
+        passes: the most passes through the encoder, each with tiles of a similar number of visible tokens. One pads
+            more, and makes the number of passes the same for whatever tiles.
     """
     config = encoder.config
     tokens, counts = encoder.patchify(tiles), encoder.patchify.counts(tiles)
@@ -56,7 +63,7 @@ def reconstruct(
     visible = draw_visible(tokens, draw_view(present, generator), visible_share, generator)
     order, parts = [], []
     assignments: dict[int, list[Assignment]] = {block: [] for block in config.mixtures}
-    for bucket in buckets(visible):
+    for bucket in buckets(visible, passes):
         memory, chosen = encoder.encode(see(tokens, bucket))
         prediction: dict[str, Tensor] = decoder(tokens.rows(bucket.rows), memory, counts)
         order.append(bucket.rows)

@@ -47,8 +47,7 @@ class Tokens(NamedTuple):
 
     def pooled(self) -> Tensor:
         """Mean over the tokens that are present: (B, D). A tile without tokens gives zeros."""
-        weight = self.present.to(self.values.dtype)
-        return torch.einsum("bnd,bn->bd", self.values, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+        return self._means(self.present[..., None])[:, 0]
 
     def members(self, modalities: int) -> Tensor:
         """Which modality each token counts for: (B, N, M) bool, False throughout for absent tokens."""
@@ -57,8 +56,14 @@ class Tokens(NamedTuple):
 
     def pooled_by_modality(self, modalities: int) -> Tensor:
         """Mean over the present tokens of each sensor: (B, M, D); zeros where a tile has none."""
-        members = self.members(modalities).to(self.values.dtype)
-        return torch.einsum("bnd,bnm->bmd", self.values, members) / members.sum(1).clamp(min=1)[..., None]
+        return self._means(self.members(modalities))
+
+    def _means(self, members: Tensor) -> Tensor:
+        """Means (B, M, D) over the tokens of each group (B, N, M), in float32 or wider: half precision overflows."""
+        with torch.autocast(self.values.device.type, enabled=False):
+            values = self.values.to(torch.promote_types(self.values.dtype, torch.float32))
+            weight = members.to(values.dtype)
+            return torch.einsum("bnd,bnm->bmd", values, weight) / weight.sum(1).clamp(min=1)[..., None]
 
     def pooled_by_redundancy(self, modalities: int) -> Tensor:
         """Mean over the sensors of a tile, where one that says what the others say counts less: (B, D).

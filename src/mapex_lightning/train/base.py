@@ -12,7 +12,11 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
 from mapex_lightning.errors import MapexError
@@ -23,6 +27,7 @@ from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.optim import Optimiser, configure
+from mapex_lightning.train.sharded import FullySharded
 
 Batch = Tiles | tuple[Tiles, Tensor]
 
@@ -35,6 +40,12 @@ def tiles_of(batch: Batch) -> Tiles:
 def logging_interval(trainer: Trainer) -> int:
     """Steps between two lines of a log; the Trainer has the attribute but does not declare it."""
     return int(vars(trainer)["log_every_n_steps"])
+
+
+def ends_step(trainer: Trainer) -> bool:
+    """Whether the batch at hand is the last of those that share an optimiser step."""
+    batches = trainer.fit_loop.batch_idx + 1
+    return batches % trainer.accumulate_grad_batches == 0 or batches == trainer.num_training_batches
 
 
 def fold(*parts: int | str) -> int:
@@ -53,6 +64,8 @@ class MapexModule(LightningModule, ABC):
     """
 
     kind: ClassVar[Kind]
+    passes: ClassVar[tuple[str, ...]] = ()
+    """The methods, beside ``forward``, that are a pass through the weights; see `FullySharded`."""
     monitor: str
     """The figure by which the best checkpoint is chosen."""
     mode: str
@@ -92,11 +105,37 @@ class MapexModule(LightningModule, ABC):
             raise MapexError("The checkpoint to resume holds another encoder than the config describes; use its own.")
         self.lineage = found.lineage[:-1]
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are shared out over the processes, which must then make the same passes."""
+        return isinstance(self.trainer.strategy, FullySharded) and self.trainer.state.fn == TrainerFn.FITTING
+
+    def configure_model(self) -> None:
+        """Shares the weights out over the processes where the Trainer's strategy says so."""
+        if isinstance(self.trainer.strategy, FullySharded) and self.sharded:
+            self.trainer.strategy.shard(self, self.passes)
+
     def configure_optimizers(self) -> Any:
         """AdamW and a schedule per step."""
         steps = int(self.trainer.estimated_stepping_batches)
-        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps)
+        # A scaler of float16's gradients has to look at them, and so they be clipped, before the optimiser does.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps, fused=not scaled)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips gradients, of a fused optimiser under autocast too.
+
+        There Lightning refuses, because a fused optimiser could be one that unscales the gradients itself; without a
+        scaler nothing is scaled, and with one `configure_optimizers` makes none that is fused.
+        """
+        plugin, algorithm = self.trainer.precision_plugin, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what layers draw by themselves, as stochastic depth does, a function of seed, step and rank, too."""
@@ -121,10 +160,10 @@ class MapexModule(LightningModule, ABC):
         """Gives figures of one training step to the loggers, at the Trainer's interval, and keeps them in `noted`.
 
         Not by ``self.log``, which keeps, averages and moves every figure by itself: half a millisecond each. Here all
-        of them wait for the device once. Of the batches that share an optimiser step the last one's stay.
+        of them wait for the device once. Of the batches that share an optimiser step the last one's are taken.
         """
         step = self.trainer.global_step
-        if (step + 1) % logging_interval(self.trainer) == 0:
+        if (step + 1) % logging_interval(self.trainer) == 0 and ends_step(self.trainer):
             values = torch.stack([figure.detach().float() for figure in figures.values()]).tolist()
             self.noted = dict(zip(figures, values, strict=True))
             for logger in self.trainer.loggers:

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ class Throughput(Callback):
     ) -> None:
         """Logs at the Trainer's interval."""
         self.tiles += tiles_of(batch).batch_size * trainer.world_size
-        if (batch_idx + 1) % min(logging_interval(trainer), int(trainer.num_training_batches)) == 0:
+        every = logging_interval(trainer) * trainer.accumulate_grad_batches
+        if (batch_idx + 1) % min(every, int(trainer.num_training_batches)) == 0:
             now = time.monotonic()
             self.latest = self.tiles / max(now - self.since, 1e-9)
             self.waiting = self.waited / max(now - self.since, 1e-9)
@@ -126,7 +128,7 @@ class PlainProgress(Callback):
     ) -> None:
         """A line when it is time."""
         if time.monotonic() - self.printed > self.seconds:
-            self._line(trainer, pl_module, float(outputs["loss"]))
+            self._line(trainer, pl_module, float(outputs["loss"]) * trainer.accumulate_grad_batches)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The figures of an epoch."""
@@ -250,11 +252,28 @@ class Predictions(Callback):
             write_mask(self.folder / f"{name}.tif", mask, place and place.on(*mask.shape), pl_module.classes)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Each rank writes its own lines; ranks beyond the first add their number to the CSV's name."""
+        """The first rank writes the lines of all ranks, in the order of the tiles."""
         assert isinstance(pl_module, FineTune)
-        if pl_module.task != "segmentation":
-            suffix = f"-{trainer.global_rank}" if trainer.global_rank else ""
-            write_whole(self.folder / f"predictions{suffix}.csv", lambda path: _write_csv(path, self.rows, pl_module))
+        if pl_module.task == "segmentation":
+            return
+        rows = in_turn(every_rank(self.rows))
+        if trainer.is_global_zero:
+            write_whole(self.folder / "predictions.csv", lambda path: _write_csv(path, rows, pl_module))
+
+
+def every_rank(mine: Any) -> list[Any]:
+    """What every rank has, in the order of the ranks; all must ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found
+
+
+def in_turn(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """One of each share after the other: the order in which `mapex_lightning.data.sampler` dealt tiles out to ranks."""
+    nothing = object()
+    return [one for row in zip_longest(*shares, fillvalue=nothing) for one in row if one is not nothing]
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:

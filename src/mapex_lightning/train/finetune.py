@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.data.tileset import Task
@@ -97,6 +97,8 @@ class FineTune(MapexModule):
         self.metrics: dict[str, MetricCollection] = {}
         for stage in ("val", "test"):
             self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
+            # Not a mean by self.log, which over an odd number of tiles on two ranks counts one too few.
+            self.add_module(f"{stage}_loss", MeanMetric())
 
     def _take_head(self, path: str, head: Mapping[str, Any]) -> None:
         if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
@@ -181,7 +183,10 @@ class FineTune(MapexModule):
         assert isinstance(metrics, MetricCollection)
         metrics.update(probabilities(self.task, logits), target.long())
         size = tiles.batch_size
-        self.log(f"{stage}/loss", loss_of(self.task, logits, target), batch_size=size, sync_dist=True)
+        loss = self.get_submodule(f"{stage}_loss")
+        assert isinstance(loss, MeanMetric)
+        loss.update(loss_of(self.task, logits, target), size)
+        self.log(f"{stage}/loss", loss, batch_size=size)
         self.log_dict(dict(metrics.items(keep_base=False)), batch_size=size)
 
 

@@ -80,10 +80,20 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
 
 
-def configure(module: nn.Module, config: Optimiser, blocks: int, steps: int) -> tuple[AdamW, LambdaLR]:
-    """The optimiser and schedule of a module for a run of `steps` optimiser steps."""
-    # One pass over the weights instead of one per operation: ten times as fast on a CPU, too.
-    fused = all(weight.device.type in ("cuda", "cpu") for weight in module.parameters())
+def configure(
+    module: nn.Module, config: Optimiser, blocks: int, steps: int, fused: bool = True
+) -> tuple[AdamW, LambdaLR]:
+    """The optimiser and schedule of a module for a run of `steps` optimiser steps.
+
+    Args:
+        module: with an ``encoder`` of that many `blocks`.
+        config: the settings.
+        blocks: the encoder's depth.
+        steps: of the whole run.
+        fused: one pass over the weights instead of one per operation, ten times as fast on a CPU, too. The Trainer
+            cannot clip the gradients of a fused optimiser where float16 has them scaled.
+    """
+    fused = fused and all(weight.device.type in ("cuda", "cpu") for weight in module.parameters())
     optimiser = AdamW(
         groups(module.named_parameters(), config, blocks), lr=config.lr, betas=(0.9, config.beta2), fused=fused
     )

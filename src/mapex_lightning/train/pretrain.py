@@ -19,6 +19,7 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
+from mapex_lightning.model.masking import PASSES
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import Error, mean_over_modalities
 from mapex_lightning.pruning import sealing
@@ -50,6 +51,7 @@ class Pretrain(MapexModule):
     """
 
     kind = "pretrain"
+    passes = ("training_step", "validation_step")
     monitor = "val/loss"
     mode = "min"
 
@@ -89,7 +91,8 @@ class Pretrain(MapexModule):
         """Mean reconstruction loss over modalities plus the auxiliary losses."""
         tiles = tiles_of(batch)
         generator = self.generator("step", self.trainer.global_step, batch_idx, self.global_rank)
-        found = reconstruct(self.encoder, self.decoder, tiles, self.visible, generator)
+        passes = 1 if self.sharded else PASSES
+        found = reconstruct(self.encoder, self.decoder, tiles, self.visible, generator, passes)
         auxiliary = auxiliary_losses(found.assignments, len(self.encoder.config.names))
         loss = mean_over_modalities(found.errors)
         figures = {"train/loss": loss}
