@@ -52,7 +52,9 @@ WAYS: dict[str, dict[str, list[str]]] = {
     "predict": {"": ["--ckpt", "FILE", *FINETUNE], "embeddings": ["--ckpt", "FILE", *PRETRAIN, *SCENE]},
     "prune": {"": ["--ckpt", "FILE", "--keep", "s1"], "tiles": ["--ckpt", "FILE", "--keep", "s1", *PRETRAIN]},
     "info": {"": ["FILE"], "tiles": ["FILE", *PRETRAIN]},
+    "export": {form: ["--ckpt", "FILE", "--to", form] for form in ("safetensors", "torch", "onnx")},
     "pack": {},
+    "results": {},
     "tiles": {},
 }
 """Every way in which a checkpoint can be given, by command; ``FILE`` is where it stands."""

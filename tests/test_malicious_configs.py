@@ -137,11 +137,13 @@ def test_nothing_that_a_config_says_is_imported_or_run(
 
 WORDS = {
     "doctor": BASE,
+    "export": [],
     "fit": BASE,
     "info": ["model.ckpt", *BASE],
     "pack": [*BASE, "--out", "packed"],
     "predict": BASE,
     "prune": ["--ckpt", "model.ckpt", "--keep", "s1", *BASE],
+    "results": [],
     "test": BASE,
     "tiles": [],
     "validate": BASE,

@@ -18,6 +18,7 @@ from mapex_lightning import __version__
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.portable import SUFFIX, read_portable, write_portable
 from mapex_lightning.proof import Proving, damaged, prove
 from mapex_lightning.scrutiny import check_archive, check_description, check_run, check_weights
 
@@ -75,7 +76,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint of ours into memory; only tensors and plain types can be in it.
 
     Args:
-        path: a local file.
+        path: a local file; one that ends in ``.safetensors`` is read as such.
 
     Raises:
         MapexError: it is missing, a URL, truncated, not a checkpoint of ours, or of an unknown format.
@@ -115,11 +116,14 @@ def _open(path: Path, name: str) -> dict[str, Any]:
         MapexError: see `read`.
     """
     try:
-        proven = prove(path, name)
-        check_archive(path)
-        with _nothing_but_tensors(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TorchScript, which is refused
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.suffix == SUFFIX:
+            proven, found = True, read_portable(path, KEY, name)
+        else:
+            proven = prove(path, name)
+            check_archive(path)
+            with _nothing_but_tensors(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of TorchScript, which is refused
+                found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MapexError:
         raise
     except pickle.UnpicklingError as error:
@@ -366,3 +370,16 @@ def _read_back(name: str, beside: Path) -> None:
         check_run(found, beside)
     except MapexError as error:
         raise MapexError(f"What was to be saved would not load again, so the old file stays: {error}") from error
+
+
+def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Writes weights and description of a checkpoint as safetensors, whole or not at all; `read` gives them back.
+
+    Optimiser, callbacks and all else that a run needs to go on are left out.
+
+    Args:
+        checkpoint: as `read` returns it.
+        path: the file, which must end in ``.safetensors``.
+    """
+    assert Path(path).suffix == SUFFIX
+    write_whole(path, lambda beside: write_portable(checkpoint["state_dict"], checkpoint[KEY], KEY, beside))

@@ -50,6 +50,7 @@ from mapex_lightning.train.callbacks import (
     write_results,
 )
 from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.journal import METRICS, Metrics
@@ -127,6 +128,7 @@ class MapexCLI(LightningCLI):
         default = minutes(self.command)
         parser.add_argument("--timeout", type=float, default=default, help="minutes a process waits for the others")
         parser.add_argument("--save_minutes", type=float, default=30.0, help="between two saves within an epoch")
+        parser.add_argument("--compile", type=bool, default=False, help="compile what is one graph with torch.compile")
         for name in Outputs._fields if self.command == "predict" else ():
             parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
         parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
@@ -388,6 +390,9 @@ def _go(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
+    if cli.config.compile:
+        check_compiler(trainer.strategy.root_device.type)
+        compile_in_place(model)
     if command == "predict" and data.scene is not None:
         trainer.predict(model, datamodule=data, return_predictions=False)
         return
