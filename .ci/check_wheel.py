@@ -1,4 +1,7 @@
-"""Checks that the one wheel in a folder carries what a user without a clone needs: code, configs, licence, command."""
+"""Checks that the one wheel in a folder carries what a user without a clone needs.
+
+That is code, configs, scripts for Slurm, the licence and the command.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ def missing(wheel: Path) -> list[str]:
     sources = ROOT / "src"
     wanted = {path.relative_to(sources).as_posix() for path in sources.rglob("*.py")}
     wanted |= {f"mapex_lightning/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    wanted |= {f"mapex_lightning/slurm/{path.name}" for path in (ROOT / "slurm").glob("*.sbatch")}
     info = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
     wanted |= {f"{info}/licenses/LICENSE", f"{info}/entry_points.txt"}
     return sorted(wanted - held)
@@ -35,4 +39,4 @@ if __name__ == "__main__":
     lacking = missing(wheels[0])
     if lacking:
         sys.exit(f"{wheels[0].name} lacks {', '.join(lacking)}.")
-    print(f"{wheels[0].name} carries the code, the configs and the licence.")
+    print(f"{wheels[0].name} carries the code, the configs, the scripts for Slurm and the licence.")

@@ -117,7 +117,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=float, default=5.0, help="minutes between pre-emptions")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between samples of memory")
     parser.add_argument("--out", type=Path, help="where the run is kept; by default nowhere")
-    parser.add_argument("--settings", nargs="*", default=[], help="further words of mapex fit")
+    parser.add_argument("--settings", nargs=argparse.REMAINDER, default=[], help="the rest: words of mapex fit")
     given = parser.parse_args(words)
     fit = [sys.executable, "-m", "mapex_lightning", "fit", "--config", "pretrain.yaml", "--run", RUN]
     fit += ["--data.workers", "1", "--trainer.log_every_n_steps", "1", "--trainer.max_epochs", "200", *given.settings]

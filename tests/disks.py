@@ -1,4 +1,4 @@
-"""Small disks of their own, which can be filled and made read-only; mounting one takes root."""
+"""Small disks of their own, which can be filled, and places that nobody may write to; both take root."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def fill(place: Path, leave: int = 0) -> None:
                 break
             file.write(bytes(min(free, 2**20)))
             file.flush()
+
+
+@contextmanager
+def made_immutable(folder: Path) -> Iterator[None]:
+    """Lets nobody make, rename or remove anything in a folder, root included; skips where that cannot be had."""
+    try:
+        if not _ran("chattr", "+i", str(folder)):
+            pytest.skip("a folder can only be made immutable by root, on a file system that knows of it")
+        yield
+    finally:
+        _ran("chattr", "-i", str(folder))
 
 
 def make_read_only(place: Path) -> None:

@@ -22,7 +22,7 @@ from mapex_lightning.model.config import PRESETS
 from tests import scenes
 from tests.ranks import together
 from tests.ranks_at_work import mapex
-from tests.workshop import SMALL, TILES
+from tests.workshop import SMALL, TILES, finetune, pretrain
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -100,6 +100,27 @@ def test_a_sensor_is_added_in_yaml_alone(tmp_path: Path, monkeypatch: pytest.Mon
     measured = Modality.of(config["data"]["modalities"][0])
     assert load(tmp_path / "runs" / "pretrain" / "pruned.ckpt").config.modalities == (measured,)
     assert measured.mean[0] == pytest.approx(290, abs=3)
+
+
+@pytest.mark.slow
+def test_every_form_of_an_export_is_loaded_as_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    last = pretrain("--data.modalities", "[s1, s2]")
+    assert main(["prune", "--ckpt", str(last), "--keep", "s1,s2"]) == 0
+    tuned = finetune("--ckpt", str(last), "--data.modalities", "[s1, s2]")
+    for file in (last.with_name("pruned.ckpt"), tuned):
+        Path("pruned.ckpt" if file != tuned else "tuned.ckpt").write_bytes(file.read_bytes())
+    for words in commands("export.md"):
+        assert main(words) == 0, words
+    blocks = re.findall(r"```python\n(.*?)```", text("export.md"), re.DOTALL)
+    assert len(blocks) == 3
+    shapes = []
+    for block in blocks:
+        found: dict[str, np.ndarray] = {}
+        exec(compile(block, "export.md", "exec"), found)
+        shapes.append(tuple(found["output"].shape))
+    assert shapes == [(4, 128), (4, 128), (4, 10)]
 
 
 @pytest.mark.slow

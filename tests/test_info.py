@@ -10,7 +10,7 @@ import torch
 
 from mapex_lightning.checkpoint import KEY, load, read, save, write
 from mapex_lightning.errors import MapexError
-from mapex_lightning.info import Info, aligned, inform, statistics
+from mapex_lightning.info import Info, inform, statistics
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.encoder import Encoder
@@ -171,7 +171,3 @@ def test_many_bands_are_told_a_few_at_a_time() -> None:
     found = statistics(many)
     assert [len(rows[0]) - 1 for rows in found] == [12, 12, 6]
     assert [band for rows in found for band in rows[0][1:]] == list(many.bands)
-
-
-def test_columns_are_aligned() -> None:
-    assert aligned([["a", "1", "x"], ["long", "10", "yy"], ["b"]], left=(0, 2)) == ["a      1  x", "long  10  yy", "b"]

@@ -30,7 +30,7 @@ def small(line: str) -> list[str]:
     words = shlex.split(line)[1:]
     if words[0] == "tiles":
         return [*("16" if word == "120" else word for word in words), "--block", "1"]
-    if words[0] == "pack" or (words[0] in ("prune", "info") and "--config" not in words):
+    if words[0] in ("export", "pack", "results") or (words[0] in ("prune", "info") and "--config" not in words):
         return words
     if "own/data.yaml" in words:
         return [*words, *SMALL]

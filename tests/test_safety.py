@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mapex_lightning.checkpoint import save
+from tests.builders import config_of, encoder_of
+from tests.workshop import SMALL, TILES
+
 SOURCES = Path(__file__).parents[1] / "src" / "mapex_lightning"
 
 NEVER_FALSE = {"strict", "strict_loading", "weights_only"}
-UNPICKLERS = {"pickle.load", "pickle.loads", "torch.jit.load", "joblib.load"}
+UNPICKLERS = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open",
+    "dill.load", "dill.loads", "cloudpickle.load", "cloudpickle.loads", "joblib.load", "pandas.read_pickle",
+    "torch.jit.load", "torch.package.PackageImporter", "torch.export.load", "torch.serialization.load",
+}  # fmt: skip
+RUNNERS = {
+    "eval", "exec", "compile", "__import__", "runpy.run_path", "runpy.run_module",
+    "os.system", "os.popen", "os.execv", "os.execve", "os.execvp", "os.spawnv", "os.posix_spawn",
+    "pty.spawn", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load",
+}  # fmt: skip
+UNPACKERS = {"extractall", "extract", "unpack_archive"}
+"""Methods that write what an archive says; torchgeo, which calls them, is held inside its folder by its own room."""
+PROCESSES = {"errors.py", "train/preemption.py"}
+"""Files that may import what starts processes: the second runs commands of Slurm, the first names a type."""
+IMPORTERS = {"__main__.py", "data/extras.py"}
+"""Files that import by name: a command of ours, an optional package."""
 NETWORK = {
     "aiohttp", "boto3", "fsspec", "ftplib", "http", "httpx", "huggingface_hub",
     "requests", "smtplib", "socket", "urllib.request", "urllib3",
@@ -74,6 +96,57 @@ def unsafe_loads(tree: ast.AST) -> Iterator[int]:
     yield from (call.lineno for call in calls(tree, UNPICKLERS))
 
 
+def runs_something(tree: ast.AST) -> Iterator[int]:
+    """Lines that run a text as code or as a command, load YAML with its tags, or go through a shell."""
+    yield from (call.lineno for call in calls(tree, RUNNERS))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "shell" and not is_false(node.value):
+            yield node.value.lineno
+
+
+def arrays_of_objects(tree: ast.AST) -> Iterator[int]:
+    """Lines with an np.load that does not say ``allow_pickle=False`` itself, or with ``allow_pickle=True``."""
+    for call in calls(tree, {"numpy.load"}):
+        if "allow_pickle" not in [keyword.arg for keyword in call.keywords]:
+            yield call.lineno
+    for node in ast.walk(tree):
+        match node:
+            case ast.keyword(arg="allow_pickle" | "object_codec", value=value) if not is_false(value):
+                yield value.lineno
+
+
+def lightnings_loading(tree: ast.AST) -> Iterator[int]:
+    """Lines that call Lightning's way of loading, or torch's that fetches."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            fetches = ".hub." in ast.unparse(node.func)
+            if fetches or node.func.attr in ("load_from_checkpoint", "load_state_dict_from_url"):
+                yield node.lineno
+
+
+def unpacking(tree: ast.AST) -> Iterator[int]:
+    """Lines that unpack an archive to disk."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in UNPACKERS:
+            yield node.lineno
+
+
+def starts_processes(tree: ast.AST) -> Iterator[int]:
+    """Lines that import the module that starts processes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            if any(name.partition(".")[0] in ("subprocess", "pexpect", "pty") for name in names):
+                yield node.lineno
+
+
+def imports_by_name(tree: ast.AST) -> Iterator[int]:
+    """Lines that import a module whose name is not written there."""
+    for call in calls(tree, {"importlib.import_module"}):
+        if not (call.args and isinstance(call.args[0], ast.Constant)):
+            yield call.lineno
+
+
 def checkpoint_plugins(tree: ast.AST) -> Iterator[int]:
     """Lines that name one of Lightning's own ways to write checkpoints."""
     for node in ast.walk(tree):
@@ -119,6 +192,91 @@ def test_only_checkpoint_calls_torch_load() -> None:
     assert {caller.partition(":")[0] for caller in callers} == {"checkpoint.py"}
 
 
+@pytest.mark.parametrize("check", [runs_something, arrays_of_objects, lightnings_loading, unpacking])
+def test_nothing_in_the_package_does_what_a_file_says(check: Callable[[ast.AST], Iterator[int]]) -> None:
+    assert lines(check) == []
+
+
+@pytest.mark.parametrize(("check", "rooms"), [(starts_processes, PROCESSES), (imports_by_name, IMPORTERS)])
+def test_processes_and_imports_by_name_have_their_rooms(
+    check: Callable[[ast.AST], Iterator[int]], rooms: set[str]
+) -> None:
+    assert {line.partition(":")[0] for line in lines(check)} <= rooms
+
+
+OFFLINE = """
+import pkgutil, socket, sys
+from importlib import import_module
+
+tried = []
+
+def unwanted(*what, **_):
+    tried.append(what)
+    raise OSError("the network is out of bounds")
+
+def connect(self, address, really=socket.socket.connect):
+    return really(self, address) if self.family == socket.AF_UNIX else unwanted(address)
+
+socket.socket.connect = socket.socket.connect_ex = connect
+socket.getaddrinfo = socket.gethostbyname = socket.create_connection = unwanted
+
+import mapex_lightning
+from mapex_lightning.__main__ import main
+
+for module in pkgutil.walk_packages(mapex_lightning.__path__, "mapex_lightning."):
+    if module.name != "mapex_lightning.__main__":
+        import_module(module.name)
+assert not tried, tried
+for words in {commands!r}:
+    assert main(words) == 0, words
+    assert not tried, (words, tried)
+"""
+
+
+def offline(commands: list[list[str]], folder: Path) -> None:
+    """Imports every module and runs commands in a process that has no network."""
+    source = OFFLINE.format(commands=commands)
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=900, cwd=folder, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_every_module_and_looking_at_a_checkpoint_asks_nobody(tmp_path: Path) -> None:
+    save(encoder_of(config_of()), tmp_path / "model.ckpt")
+    offline([["--help"], ["fit", "--help"], ["info", "model.ckpt"]], tmp_path)
+
+
+@pytest.mark.slow
+def test_no_command_asks_anybody(tmp_path: Path) -> None:
+    tiles = ["--data.sets", TILES, *SMALL]
+    pretrained, tuned = ["--config", "pretrain.yaml", *tiles], ["--config", "synthetic.yaml", *tiles]
+    pruned = ["--ckpt", "runs/pretrain/pruned.ckpt"]
+    offline(
+        [
+            ["fit", *pretrained],
+            ["validate", *pretrained],
+            ["prune", "--ckpt", "last.ckpt", "--keep", "s1", "--coverage", "0.9"],
+            ["info", "pruned.ckpt", *pretrained],
+            ["fit", *tuned, *pruned, "--data.modalities", "[s1]"],
+            ["test", *tuned, "--data.modalities", "[s1]"],
+            ["predict", *tuned, "--data.modalities", "[s1]"],
+            ["pack", *pretrained, "--out", "packed"],
+        ],
+        tmp_path,
+    )
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    root = Path(__file__).parents[1]
+    promised = (root / "SECURITY.md").read_text(encoding="utf-8").partition("## Not promised")[0]
+    for promise in promised.split("\n**")[1:]:
+        named = re.findall(r"^- `(tests/[\w/]+\.py)::(\w+)`$", promise, re.MULTILINE)
+        assert named, promise
+        for file, test in named:
+            assert f"def {test}(" in (root / file).read_text(encoding="utf-8"), test
+
+
 def test_only_checkpoint_calls_torch_save() -> None:
     writers = {"torch.save", "torch.serialization.save", "torch.distributed.checkpoint.save"}
     callers = lines(lambda tree: (call.lineno for call in calls(tree, writers)))
@@ -159,6 +317,24 @@ def test_importing_the_package_imports_no_network_library() -> None:
         (unsafe_loads, "import torch as t\nt.load(path)"),
         (unsafe_loads, "from torch import load as read\nread(path)"),
         (unsafe_loads, "import pickle\npickle.loads(text)"),
+        (unsafe_loads, "from pickle import Unpickler\nUnpickler(file)"),
+        (unsafe_loads, "import torch\ntorch.jit.load(path)"),
+        (runs_something, "eval(text)"),
+        (runs_something, "import os\nos.system(text)"),
+        (runs_something, "from os import popen as ask\nask(text)"),
+        (runs_something, "import yaml\nyaml.load(text, Loader=yaml.Loader)"),
+        (runs_something, "run(words, shell=True)"),
+        (runs_something, "run(words, shell=flag)"),
+        (arrays_of_objects, "import numpy as np\nnp.load(path)"),
+        (arrays_of_objects, "import numpy as np\nnp.load(path, allow_pickle=flag)"),
+        (arrays_of_objects, "from numpy import load\nload(path)"),
+        (lightnings_loading, "Pretrain.load_from_checkpoint(path)"),
+        (lightnings_loading, "import torch\ntorch.hub.load(repository)"),
+        (unpacking, "archive.extractall(folder)"),
+        (unpacking, "shutil.unpack_archive(path)"),
+        (starts_processes, "import subprocess"),
+        (starts_processes, "def f():\n    from subprocess import run"),
+        (imports_by_name, "from importlib import import_module\nimport_module(name)"),
         (checkpoint_plugins, "from lightning.fabric.plugins import CheckpointIO"),
         (checkpoint_plugins, "plugins.AsyncCheckpointIO()"),
         (network_imports, "import requests"),
@@ -178,6 +354,12 @@ def test_the_checks_catch_what_is_planted(check: Callable[[ast.AST], Iterator[in
         (lenient, "def load(path, strict=True, quick=False): ..."),
         (unsafe_loads, "import torch\ntorch.load(path, weights_only=True)"),
         (unsafe_loads, "import json\njson.load(file)"),
+        (runs_something, "encoder.eval()"),
+        (runs_something, "import re\nre.compile(text)"),
+        (runs_something, "import yaml\nyaml.safe_load(text)"),
+        (arrays_of_objects, "import numpy as np\nnp.load(path, allow_pickle=False)"),
+        (lightnings_loading, "module.load_state_dict(found, strict=True)"),
+        (imports_by_name, "from importlib import import_module\nimport_module('json')"),
         (checkpoint_plugins, "from mapex_lightning.train.checkpointing import WholeCheckpointIO"),
         (network_imports, "def fetch():\n    import requests"),
         (network_imports, "from urllib.parse import urlsplit"),

@@ -24,7 +24,7 @@ PAGES = Path(__file__).parent / "help"
 COMMANDS = tuple(sorted(page.stem for page in PAGES.glob("*.txt") if page.stem not in ("mapex", "common")))
 """The commands: those that have a page."""
 
-LIGHT = ("doctor", "info", "pack", "prune", "tiles")
+LIGHT = ("doctor", "export", "info", "pack", "prune", "results", "tiles")
 """Commands with a module of their own in `mapex_lightning.commands`; the others need a Trainer from the start."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ from mapex_lightning import __version__
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.portable import SUFFIX, read_portable, write_portable
 from mapex_lightning.proof import Proving, damaged, prove
+from mapex_lightning.scrutiny import check_archive, check_description, check_run, check_weights
 
 if TYPE_CHECKING:
     from mapex_lightning.model.decoder import Decoder
@@ -30,6 +34,7 @@ ENCODER = "encoder."
 """Prefix of the encoder's weights among all weights."""
 
 Kind = Literal["pretrain", "prune", "finetune"]
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint of ours into memory; only tensors and plain types can be in it.
 
     Args:
-        path: a local file.
+        path: a local file; one that ends in ``.safetensors`` is read as such.
 
     Raises:
         MapexError: it is missing, a URL, truncated, not a checkpoint of ours, or of an unknown format.
@@ -82,15 +87,21 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
     found = _open(path, str(path))
+    check_weights(found["state_dict"], path)
     number = found[KEY].get("format")
-    while isinstance(number, int) and number in MIGRATIONS:
-        MIGRATIONS[number](found)
+    while type(number) is int and number in MIGRATIONS:
+        try:
+            MIGRATIONS[number](found)
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise MapexError(f"{path} has checkpoint format {number}, but not what belongs into one.") from error
         number = found[KEY]["format"]
     if number != FORMAT:
         raise MapexError(
             f"{path} has checkpoint format {number}; this version ({__version__}) reads 1 to {FORMAT}. "
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
+    check_description(found[KEY], path)
+    check_run(found, path)
     return found
 
 
@@ -105,8 +116,14 @@ def _open(path: Path, name: str) -> dict[str, Any]:
         MapexError: see `read`.
     """
     try:
-        proven = prove(path, name)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.suffix == SUFFIX:
+            proven, found = True, read_portable(path, KEY, name)
+        else:
+            proven = prove(path, name)
+            check_archive(path)
+            with _nothing_but_tensors(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of TorchScript, which is refused
+                found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MapexError:
         raise
     except pickle.UnpicklingError as error:
@@ -120,6 +137,17 @@ def _open(path: Path, name: str) -> dict[str, Any]:
     if found[KEY].get("format") == FORMAT and not proven:
         raise damaged(name, "it has lost the checksum at its end")
     return found
+
+
+@contextmanager
+def _nothing_but_tensors() -> Iterator[None]:
+    """Takes from torch's list of what may be loaded what libraries, torch's own distributed one too, have added."""
+    added = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(added)
 
 
 def _from_format_2(found: dict[str, Any]) -> None:
@@ -167,6 +195,16 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
     Raises:
         MapexError: names or shapes differ; the sentence names the first few.
     """
+    check_fits(module, found, source)
+    module.load_state_dict(dict(found), strict=True)
+
+
+def check_fits(module: torch.nn.Module, found: Mapping[str, Tensor], source: str) -> None:
+    """Makes sure that weights have the names and shapes of a module's own.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
     wanted = module.state_dict()
     differ = sorted(
         name for name in {*wanted, *found} if name not in wanted or name not in found
@@ -175,9 +213,40 @@ def load_weights(module: torch.nn.Module, found: Mapping[str, Tensor], source: s
     if differ:
         raise MapexError(
             f"{source} does not fit its own description: {len(differ)} weights are missing, surplus or of another "
-            f"shape, such as {', '.join(differ[:3])}. The file was altered; write it anew."
+            f"shape, such as {', '.join(map(_shown, differ[:3]))}. The file was altered; write it anew."
         )
-    module.load_state_dict(dict(found), strict=True)
+
+
+def built(build: Callable[[], Module], found: Mapping[str, Tensor], source: str) -> Module:
+    """A module that a checkpoint describes, with its weights.
+
+    It is built without memory first: a description may claim any size, but only one whose weights are there gets it.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    check_claim(build, found, source)
+    module = build()
+    load_weights(module, found, source)
+    return module
+
+
+def check_claim(build: Callable[[], torch.nn.Module], found: Mapping[str, Tensor], source: str) -> None:
+    """Makes sure that weights are those of a module, without making one.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    try:
+        with torch.device("meta"):
+            claimed = build()
+    except (RuntimeError, ArithmeticError, LookupError, AssertionError) as error:  # torch has no tensor of that size
+        raise MapexError(f"{source} describes a model that cannot be. The file was altered; write it anew.") from error
+    check_fits(claimed, found, source)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:
@@ -215,9 +284,8 @@ def encoder_of(checkpoint: Mapping[str, Any], source: str) -> Encoder:
     """
     from mapex_lightning.model.encoder import Encoder  # timm takes seconds to import, and pruning needs no layer
 
-    encoder = Encoder(describe(checkpoint).encoder)
-    load_weights(encoder, weights(checkpoint, ENCODER), source)
-    return encoder.eval()
+    config = describe(checkpoint).encoder
+    return built(lambda: Encoder(config), weights(checkpoint, ENCODER), source).eval()
 
 
 def load_decoder(path: str | Path) -> Decoder | None:
@@ -235,9 +303,8 @@ def load_decoder(path: str | Path) -> Decoder | None:
     description = describe(checkpoint)
     if description.decoder is None:
         return None
-    decoder = Decoder(description.encoder, DecoderConfig(**description.decoder))
-    load_weights(decoder, weights(checkpoint, "decoder."), str(path))
-    return decoder.eval()
+    config, shape = description.encoder, DecoderConfig(**description.decoder)
+    return built(lambda: Decoder(config, shape), weights(checkpoint, "decoder."), str(path)).eval()
 
 
 def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:
@@ -297,6 +364,22 @@ def _stores(value: object) -> Iterator[torch.UntypedStorage]:
 
 def _read_back(name: str, beside: Path) -> None:
     try:
-        _open(beside, name)
+        found = _open(beside, name)
+        check_weights(found["state_dict"], beside)
+        check_description(found[KEY], beside)
+        check_run(found, beside)
     except MapexError as error:
         raise MapexError(f"What was to be saved would not load again, so the old file stays: {error}") from error
+
+
+def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Writes weights and description of a checkpoint as safetensors, whole or not at all; `read` gives them back.
+
+    Optimiser, callbacks and all else that a run needs to go on are left out.
+
+    Args:
+        checkpoint: as `read` returns it.
+        path: the file, which must end in ``.safetensors``.
+    """
+    assert Path(path).suffix == SUFFIX
+    write_whole(path, lambda beside: write_portable(checkpoint["state_dict"], checkpoint[KEY], KEY, beside))

@@ -6,7 +6,7 @@ Axes: M modalities, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.model.mixture import CENSUS
 from mapex_lightning.model.specialisation import specialisation
-from mapex_lightning.pruning import Kept, Policy, choose, count_bytes, count_parameters, is_parameter
+from mapex_lightning.pruning import Kept, Policy, census_of, choose, count_bytes, count_parameters, is_parameter
 from mapex_lightning.pruning.surgery import Cut
+from mapex_lightning.table import aligned, indented
 
 Figures = Mapping[str, Tensor]
 """See `mapex_lightning.model.specialisation.specialisation`."""
@@ -228,7 +229,7 @@ def inform(path: str | Path) -> Info:
     checkpoint = read(path)
     description, state = describe(checkpoint), weights(checkpoint, ENCODER)
     config = description.encoder
-    census = _census(config, state, path)
+    census = census_of(config, state, str(path))
     versions = {"format": str(checkpoint[KEY]["format"]), "mapex": checkpoint[KEY]["version"]}
     if LIGHTNING in checkpoint:
         versions["Lightning"] = checkpoint[LIGHTNING]
@@ -245,16 +246,6 @@ def inform(path: str | Path) -> Info:
         usage={block: _usage(c) for block, c in census.items() if bool(c[0].any())},
         alone=_alone(config, census, state),
     )
-
-
-def _census(config: EncoderConfig, state: Mapping[str, Tensor], source: str | Path) -> dict[int, Tensor]:
-    names = {block: f"blocks.{block}.mixture.census" for block in config.mixtures}
-    if missing := [name for name in names.values() if name not in state]:
-        raise MapexError(
-            f"{source} does not fit its own description: it lacks {', '.join(missing[:3])}. The file was altered; "
-            "write it anew."
-        )
-    return {block: state[name] for block, name in names.items()}
 
 
 def _usage(census: Tensor) -> dict[str, Figures]:
@@ -299,22 +290,6 @@ def statistics(modality: Modality, across: int = 12) -> list[list[list[str]]]:
         ]
         for run in runs
     ]
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Rows of a table as lines; the columns `left` are set to the left and all others to the right."""
-    columns = range(max(map(len, rows)))
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in columns]
-
-    def cell(column: int, text: str) -> str:
-        return text.ljust(widths[column]) if column in left else text.rjust(widths[column])
-
-    return ["  ".join(cell(column, text) for column, text in enumerate(row)).rstrip() for row in rows]
-
-
-def indented(lines: Sequence[str]) -> list[str]:
-    """The lines, set in by two."""
-    return [f"  {line}" for line in lines]
 
 
 def in_megabytes(count: int) -> str:

@@ -47,6 +47,10 @@ class Modality:
                 f"Modality {self.name} names its bands in a list of words, such as [B02, B03] or ['1', '2']; found "
                 f"{self.bands!r}."
             )
+        if not all(word.isprintable() for word in (self.unit, *self.bands)):
+            raise MapexError(
+                f"Modality {self.name} has a unit or a band that is no plain line of text: {self.bands!r}."
+            )
         for field in ("bands", "mean", "std"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if not self.name.isidentifier():

@@ -10,6 +10,9 @@ from mapex_lightning.errors import MapexError
 RUNS = Path("runs")
 """The folder, below the current one, that holds a folder per run."""
 
+UNASKED = "hpc_ckpt_"
+"""What the names of checkpoints begin with that Lightning looks for under Slurm, whoever wrote them."""
+
 BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
 
 
@@ -47,6 +50,16 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise MapexError(f"A run's name is letters, digits, '-', '_' and '.'; found {name!r}.")
+
+
+def check_nothing_planted(folder: Path) -> None:
+    """Makes sure that a run folder holds nothing that Lightning would load unasked: under Slurm it takes what it finds.
+
+    Raises:
+        MapexError: it does.
+    """
+    for file in sorted(folder.glob(f"{UNASKED}*")):
+        raise MapexError(f"{file} is none of mapex, and Lightning would go on from it unasked. Move it elsewhere.")
 
 
 def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:

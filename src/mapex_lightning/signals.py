@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,9 +11,6 @@ from types import FrameType
 
 NOTICES = (signal.SIGUSR1, signal.SIGTERM)
 """What clusters send some time before they end a job."""
-
-PATIENCE = 300
-"""Seconds for which a process that reads data lives on after SIGTERM: longer than clusters wait."""
 
 _heard: list[int] = []
 
@@ -50,15 +48,17 @@ def _hear(number: int, frame: FrameType | None) -> None:
 def shield(worker: int = 0) -> None:
     """Lets a process that reads data live on after a notice, which clusters send to every process of a job.
 
-    The run needs it until it has kept its state. After `PATIENCE` it ends, should it hang.
+    The run needs it until it has kept its state. SIGTERM from the process that has started it ends it, as ever.
 
     Args:
         worker: its number, which a DataLoader gives.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-    signal.siginterrupt(signal.SIGTERM, False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that it waits for the thread
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_later(number: int, frame: FrameType | None) -> None:
-    signal.alarm(PATIENCE)
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

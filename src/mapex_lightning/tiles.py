@@ -61,7 +61,7 @@ class Tiles(NamedTuple):
         """
         return cls(
             dict(images),
-            {name: torch.ones(len(image), dtype=torch.bool, device=image.device) for name, image in images.items()},
+            {name: torch.ones(image.shape[0], dtype=torch.bool, device=image.device) for name, image in images.items()},
         )
 
     @property

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mapex_lightning.model.heads import Classifier, Segmenter
+from mapex_lightning.model.heads import Classifier, Segmenter, probabilities
 from tests.builders import config_of, encoder_of, only, tiles_of
 
 CONFIG = config_of()
@@ -50,3 +50,16 @@ def test_every_weight_of_head_and_encoder_can_learn(head: nn.Module) -> None:
     encoder = encoder_of(CONFIG)
     head.train()(encoder, tiles_of(CONFIG)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in (*head.parameters(), *encoder.parameters()))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "segmentation"])
+def test_probabilities_of_one_class_sum_to_one(task: str) -> None:
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(probabilities(task, logits).sum(1), torch.ones(2, 4, 4))
+
+
+def test_probabilities_of_several_labels_do_not_depend_on_each_other() -> None:
+    logits = torch.tensor([[0.0, 2.0, -1.0]])
+    other = torch.tensor([[0.0, 9.0, -1.0]])
+    torch.testing.assert_close(probabilities("multilabel", logits), 1 / (1 + torch.exp(-logits)))
+    torch.testing.assert_close(probabilities("multilabel", logits)[:, ::2], probabilities("multilabel", other)[:, ::2])

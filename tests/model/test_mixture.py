@@ -68,6 +68,22 @@ def test_a_mixture_is_a_loop_over_tokens(router: RouterMode, top_k: int, experts
     torch.testing.assert_close(mixture(tokens, modality, here)[0], torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
+@steady
+@given(st.sampled_from(ROUTERS), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.booleans(), st.integers(0, 9))
+def test_the_way_that_is_exported_is_the_same_mixture(
+    router: RouterMode, top_k: int, experts: int, sealed: bool, seed: int
+) -> None:
+    allowed = SEALED if sealed and experts == 4 else ()
+    mixture = mixture_of(config_of((experts,), router=router, top_k=top_k, allowed=allowed), seed=seed)
+    tokens, modality, here = tokens_of(12, seed=seed)
+    here[seed % 5 :: 5] = False
+    wanted, _ = mixture(tokens, modality, here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_exporting", lambda: True)
+        found, _ = mixture(tokens, modality, here)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_the_gradient_is_that_of_the_function(router: RouterMode, top_k: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.tiles import IGNORED
-from mapex_lightning.train.metrics import MeanIoU, figures_of, loss_of, probabilities
+from mapex_lightning.train.metrics import MeanIoU, figures_of, loss_of
 
 LABEL = torch.tensor([[[0, 0, 0, 1]]])
 GUESS = torch.tensor([[[0, 0, 1, 1]]])
@@ -109,16 +108,3 @@ def test_the_multiclass_loss_is_minus_the_log_of_the_true_class() -> None:
 def test_the_multilabel_loss_is_the_mean_of_two_way_choices() -> None:
     loss = loss_of("multilabel", torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
     assert float(loss) == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2)
-
-
-@pytest.mark.parametrize("task", [task for task in get_args(Task) if task != "multilabel"])
-def test_probabilities_of_one_class_sum_to_one(task: Task) -> None:
-    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(probabilities(task, logits).sum(1), torch.ones(2, 4, 4))
-
-
-def test_probabilities_of_several_labels_do_not_depend_on_each_other() -> None:
-    logits = torch.tensor([[0.0, 2.0, -1.0]])
-    other = torch.tensor([[0.0, 9.0, -1.0]])
-    torch.testing.assert_close(probabilities("multilabel", logits), 1 / (1 + torch.exp(-logits)))
-    torch.testing.assert_close(probabilities("multilabel", logits)[:, ::2], probabilities("multilabel", other)[:, ::2])

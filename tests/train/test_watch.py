@@ -278,7 +278,8 @@ def test_a_checkpoint_counts_the_step_after_which_it_is_written() -> None:
     assert [len(state["row"]) for state in found].count(1) == 1
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # for the scaler passes over the first step
+# The scaler passes over the very first step, too.
+@pytest.mark.filterwarnings(r"ignore:Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`:UserWarning")
 def test_with_a_gradient_scaler_a_loss_that_is_no_number_counts_and_gradients_that_overflow_do_not() -> None:
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**100))
     with pytest.warns(SkippedStepWarning, match="step .: a loss that is no number with tile train3"):

@@ -32,12 +32,13 @@ from mapex_lightning.cli.starting import (
     start_of,
     with_settings,
 )
-from mapex_lightning.cli.words import CONFIG, trust, with_paths, with_scene
+from mapex_lightning.cli.trust import check_offline, trust
+from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep, write_text
 from mapex_lightning.model.config import PRESETS
-from mapex_lightning.runs import LAST, RUNS, find_checkpoint, own_checkpoint
+from mapex_lightning.runs import LAST, RUNS, check_name, check_nothing_planted, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.best import Best
 from mapex_lightning.train.callbacks import (
@@ -49,6 +50,7 @@ from mapex_lightning.train.callbacks import (
     write_results,
 )
 from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.journal import METRICS, Metrics
@@ -68,6 +70,7 @@ NO_NEWS = (
     "The dirpath has changed.*",  # a resumed run has a folder of its own
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
+    "Detected call of `lr_scheduler.step.* before `optimizer.step.*",  # the scaler of 16-mixed passes over first steps
 )
 """Warnings that are left out."""
 
@@ -125,14 +128,22 @@ class MapexCLI(LightningCLI):
         default = minutes(self.command)
         parser.add_argument("--timeout", type=float, default=default, help="minutes a process waits for the others")
         parser.add_argument("--save_minutes", type=float, default=30.0, help="between two saves within an epoch")
+        parser.add_argument("--compile", type=bool, default=False, help="compile what is one graph with torch.compile")
         for name in Outputs._fields if self.command == "predict" else ():
             parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
         parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
         parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads the settings and makes sure that none is an address."""
+        super().parse_arguments(parser, args)
+        check_offline(self.config)
+
     def before_instantiate_classes(self) -> None:
         """Decides about checkpoint and run folder before anything is built."""
+        if self.config.run:
+            check_name(self.config.run)
         name = self.config.run or self._config_name()
         if self.prune is not None:
             self.config.model = Namespace(class_path=_path_of(Prune), init_args=Namespace(**self.prune))
@@ -234,6 +245,7 @@ class MapexCLI(LightningCLI):
         set_timeout(self.config_init.timeout)
         check(settings, os.environ)
         fitting = self.command == "fit"
+        check_nothing_planted(self.folder)
         settings["default_root_dir"] = str(self.folder)
         ours = self._callbacks(fitting, logged=settings["logger"] is not False)
         settings["callbacks"] = [*(settings["callbacks"] or []), *ours]
@@ -378,6 +390,9 @@ def _go(cli: MapexCLI, command: str) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(model, Pretrain | FineTune | Embed):
         raise MapexError(f"model must be Pretrain or FineTune; found {type(model).__name__}.")
+    if cli.config.compile:
+        check_compiler(trainer.strategy.root_device.type)
+        compile_in_place(model)
     if command == "predict" and data.scene is not None:
         trainer.predict(model, datamodule=data, return_predictions=False)
         return

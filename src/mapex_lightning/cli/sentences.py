@@ -37,6 +37,8 @@ def _sentence(error: ArgumentError) -> MapexError:
     message = message.removesuffix(" - Expected a <class 'NoneType'>")
     if re.search(r"arguments are required: .*model$", message):
         return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return _denied(denied[1])
     if block := _strange_setting(message):
         return block
     key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
@@ -49,6 +51,19 @@ def _sentence(error: ArgumentError) -> MapexError:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
     return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
+
+
+def _denied(path: str) -> MapexError:
+    """The sentence for a class that a config may not name, with the way to allow it where there is one."""
+    first, *rest = path.split(".")
+    package = ".".join(path.split(".")[:3]) if first == "lightning" and len(rest) > 2 else first
+    hint = "" if first in {*sys.stdlib_module_names, "mapex_lightning"} else (
+        f" If you trust the code of {package}, add --trust {package}."
+    )  # fmt: skip
+    return MapexError(
+        f"A config names {path}, and that is not allowed: only models and data sets of mapex and some classes of "
+        f"Lightning are.{hint}"
+    )
 
 
 def _strange_setting(message: str) -> MapexError | None:

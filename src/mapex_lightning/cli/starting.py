@@ -17,6 +17,7 @@ from mapex_lightning.claim import claimed
 from mapex_lightning.cli.words import CONFIG
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
+from mapex_lightning.plain_yaml import check
 from mapex_lightning.runs import LAST, RUNS, check_name, new_run
 from mapex_lightning.train.journal import cut
 from mapex_lightning.train.last import Sharing
@@ -115,9 +116,15 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
     if (folder / SETTINGS).is_file():
         check_same(folder, given)
     none: Mapping[str, Any] = {}
-    noted = next((state for state in checkpoint["callbacks"].values() if "sharing" in state), none)
-    place, complete = place_of(checkpoint), is_complete(checkpoint, given)
-    return Start(folder, last, seen, checkpoint["global_step"], place, noted, complete)
+    try:
+        noted = next((state for state in checkpoint["callbacks"].values() if "sharing" in state), none)
+        place, complete = place_of(checkpoint), is_complete(checkpoint, given)
+        return Start(folder, last, seen, checkpoint["global_step"], place, noted, complete)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise MapexError(
+            f"{last} does not say how far the run is, as one that mapex fit wrote does. The file was altered; begin "
+            "another run."
+        ) from error
 
 
 def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
@@ -140,7 +147,9 @@ def check_same(folder: Path, given: Mapping[str, Any]) -> None:
     Raises:
         MapexError: a setting that matters differs.
     """
-    before = flat(yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")))
+    text = (folder / SETTINGS).read_text(encoding="utf-8")
+    check(text)
+    before = flat(yaml.safe_load(text))
     free = {*FREE, *TOGETHER} | ({"model.init_args.encoder"} if before.get("ckpt") else set())
     differing = [
         name

@@ -1,4 +1,4 @@
-"""The words of a command line before settings are read: configs by name, packages to trust, the files of a scene."""
+"""The words of a command line before settings are read: configs by name, the files of a scene."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from jsonargparse import set_parsing_settings
-
 from mapex_lightning.errors import MapexError, unknown
-
-TRUSTED = (
-    "mapex_lightning",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-    "lightning.pytorch.strategies",
-    "lightning.pytorch.profilers",
-    "lightning.pytorch.plugins",
-)
-"""Import roots whose classes a config may name; ``--trust PKG`` adds one."""
 
 CONFIG = ("--config", "-c")
 """The words before the name of a config."""
@@ -45,19 +33,6 @@ def config_file(name: str) -> Path:
             return candidate
     known = [file.name for folder in {packaged, Path("configs")} for file in folder.glob("*.yaml")]
     raise unknown("config", name, set(known), "Or give the path of a YAML file of your own")
-
-
-def trust(words: list[str]) -> list[str]:
-    """Takes ``--trust PKG`` out of the words and limits what configs may import."""
-    allowed = list(TRUSTED)
-    while "--trust" in words:
-        at = words.index("--trust")
-        if at + 1 == len(words):
-            raise MapexError("--trust needs the name of a package, such as --trust mypackage.")
-        allowed.append(words[at + 1])
-        del words[at : at + 2]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
-    return words
 
 
 def with_paths(words: list[str]) -> list[str]:

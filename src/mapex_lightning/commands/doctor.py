@@ -58,7 +58,8 @@ def run(words: Sequence[str]) -> None:
 def _table(statistics: Sequence[tuple[Modality, Statistics]], unread: Sequence[str]) -> str:
     """Statistics for people, then as the block of YAML that a config takes."""
     from mapex_lightning.data.statistics import block, with_statistics
-    from mapex_lightning.info import aligned, heading_of, indented
+    from mapex_lightning.info import heading_of
+    from mapex_lightning.table import aligned, indented
 
     lines, blocks = [], []
     for modality, its in statistics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,6 +108,15 @@ class TileData(LightningDataModule):
         self.scene, self.reading, self.overlap = scene, reading or {}, overlap
         self.windows: Windows | None = None
         self.timeout = 60 * timeout
+
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not offered: checkpoints say nothing of data, and Lightning's way may fetch and unpickle what it gets.
+
+        Raises:
+            MapexError: always.
+        """
+        raise MapexError("Checkpoints hold no data settings; build TileData from its own arguments.")
 
     @property
     def task(self) -> Task | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,17 @@ from mapex_lightning.tiles import IGNORED
 _OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 """For GDAL: look for a file's companions by name, and do not list its folder, which may hold thousands, for each."""
 
+OFFLINE = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GDAL_SKIP": "DAAS,EEDA,EEDAI,GTI,HTTP,NGW,OGCAPI,PLMOSAIC,STACIT,STACTA,WCS,WMS,WMTS",
+}
+"""For GDAL: no file is fetched, though a VRT may name one, and there are no formats that are services elsewhere.
+
+These are environment variables of GDAL, because it opens what a VRT names only when pixels are read. Who has set them
+already wants it otherwise.
+"""
+for _name, _value in OFFLINE.items():
+    os.environ.setdefault(_name, _value)
 
 PLAIN = [
     *("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "WEBP", "GIF", "BMP"),

@@ -5,6 +5,7 @@ Axes: B tiles, N tokens, D width.
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
@@ -61,15 +62,16 @@ class Block(nn.Module):
             rearrange(x, "b n ... -> (b n) ...") for x in (values, tokens.modality, tokens.present)
         )
         mixed, assignment = self.mixture(flat, modality, present)
-        return rearrange(mixed, "(b n) d -> b n d", b=len(values)), assignment
+        return rearrange(mixed, "(b n) d -> b n d", b=values.shape[0]), assignment
 
 
 def attention_mask(present: Tensor) -> Tensor | None:
     """Who may be attended to: (B, 1, 1, N) bool, or None where every token is known to be present.
 
     A tile without any token attends to its padding, because a softmax over nothing is NaN; the result is unused. Only
-    a CPU is asked whether all are present: elsewhere the host would wait for the device.
+    a CPU is asked whether all are present: elsewhere the host would wait for the device, and an exported graph cannot
+    ask.
     """
-    if present.device.type == "cpu" and bool(present.all()):
+    if present.device.type == "cpu" and not torch.compiler.is_exporting() and bool(present.all()):
         return None
     return rearrange(present | ~present.any(1, keepdim=True), "b n -> b 1 1 n")

@@ -63,7 +63,7 @@ class EncoderConfig:
     low_rank: int = 0
 
     def __post_init__(self) -> None:
-        if self.width % 4 or self.width % self.heads:
+        if min(self.width, self.heads) < 1 or self.width % 4 or self.width % self.heads:
             raise MapexError(f"width must be a multiple of 4 and of heads={self.heads}; found {self.width}.")
         if min(self.experts, default=-1) < 0 or self.top_k < 1 or self.patch < 1 or self.hidden < 2:
             raise MapexError("An encoder needs a block or more, no negative number of experts, top_k, patch >= 1.")

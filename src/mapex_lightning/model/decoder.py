@@ -39,7 +39,7 @@ class DecoderConfig:
     heads: int
 
     def __post_init__(self) -> None:
-        if self.width % 4 or self.width % self.heads or self.depth < 1:
+        if min(self.width, self.heads, self.depth) < 1 or self.width % 4 or self.width % self.heads:
             raise MapexError(f"A decoder needs depth >= 1 and a width that 4 and heads={self.heads} divide.")
 
 

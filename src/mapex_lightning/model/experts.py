@@ -50,6 +50,11 @@ class Experts(nn.Module):
         with torch.autocast(device, enabled=False):
             return run(rows.to(dtype), counts, *(parameter.to(dtype) for parameter in parameters))
 
+    def single(self, expert: int, rows: Tensor) -> Tensor:
+        """Applies one expert to all rows (R, D): (R, D)."""
+        inner = F.gelu(F.linear(rows, self.inner[expert], self.inner_bias[expert]))
+        return F.linear(inner, self.outer[expert], self.outer_bias[expert])
+
 
 def _xavier(count: int, out: int, into: int) -> Tensor:
     bound = (6 / (out + into)) ** 0.5

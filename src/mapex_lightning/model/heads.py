@@ -5,9 +5,14 @@ Axes: B tiles, D width, K classes, h and w the grid of patches, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.model.tokens import Pool
 from mapex_lightning.tiles import Tiles
@@ -66,3 +71,21 @@ class Segmenter(nn.Module):
         )
         logits: Tensor = self.smooth(fine)
         return logits
+
+
+def head_of(config: EncoderConfig, described: Mapping[str, Any]) -> Classifier | Segmenter:
+    """The head that fits an encoder and a task, with new weights.
+
+    Args:
+        config: the encoder.
+        described: ``task``, ``classes`` and ``pool``, as a checkpoint describes its head.
+    """
+    classes = len(described["classes"])
+    if described["task"] == "segmentation":
+        return Segmenter(config.width, classes, config.patch)
+    return Classifier(config.width, classes, described["pool"])
+
+
+def probabilities(task: str, logits: Tensor) -> Tensor:
+    """Logits to probabilities: per class for multilabel, over the classes otherwise."""
+    return torch.sigmoid(logits) if task == "multilabel" else logits.softmax(1)

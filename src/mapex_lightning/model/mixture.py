@@ -50,6 +50,8 @@ class Mixture(nn.Module):
             (T, D), zeros for absent tokens, and who was assigned where.
         """
         assignment: Assignment = self.router(tokens, modality, present)
+        if torch.compiler.is_exporting():
+            return self._exported(tokens, assignment), assignment
         slot, rows = self._dispatch(tokens, assignment)
         # The weighted gather that is fast in both directions.
         mixed = F.embedding_bag(slot, rows, per_sample_weights=assignment.weight.to(rows.dtype), mode="sum")
@@ -59,6 +61,26 @@ class Mixture(nn.Module):
             every = self.shared(tokens, torch.full((1,), len(tokens), device=tokens.device))
             mixed = mixed + every.masked_fill(~present[:, None], 0.0)
         return mixed, assignment
+
+    def _exported(self, tokens: Tensor, assignment: Assignment) -> Tensor:
+        """The same mixture in the plain operations that torch.export and ONNX know: one expert after the other.
+
+        Sorted runs need sizes that a graph cannot have before it is run. Here every expert gathers the tokens that are
+        its own, whatever their number, so a token still costs K experts. A token without a gate is nobody's.
+        """
+        weight = assignment.weight.to(tokens.dtype)
+        gate = weight.new_zeros(tokens.shape[0], len(self.experts.inner)).scatter(1, assignment.expert, weight)
+        if gate.shape[1] == 1:
+            mixed = self.experts.single(0, tokens) * gate
+        else:
+            mixed = torch.zeros_like(tokens)
+            for expert, share in enumerate(gate.unbind(1)):
+                mine = share.nonzero()[:, 0]
+                rows = self.experts.single(expert, tokens[mine]) * share[mine, None]
+                mixed = mixed.index_put((mine,), rows, accumulate=True)
+        if self.shared is not None:
+            mixed = mixed + self.shared.single(0, tokens).masked_fill(~assignment.present[:, None], 0.0)
+        return mixed
 
     def _dispatch(self, tokens: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """What the experts make of their tokens, (T x K, D), and where each choice (T, K) finds it.

@@ -122,5 +122,5 @@ class Router(nn.Module):
         """Logits (T, E) of experts from those of rows (T, R): of rows that lead to one expert, the best counts."""
         if not self.merged:
             return logits
-        best = logits.new_full((len(logits), self.experts), -torch.inf)
+        best = logits.new_full((logits.shape[0], self.experts), -torch.inf)
         return best.scatter_reduce(1, self.routes.expand_as(logits), logits, "amax")

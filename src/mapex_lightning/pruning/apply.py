@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, weights
 from mapex_lightning.model.config import EncoderConfig
-from mapex_lightning.pruning.choice import Census, Kept, Policy, allowed_experts, choose, mass
+from mapex_lightning.pruning.choice import Census, Kept, Policy, allowed_experts, census_of, choose, mass
 from mapex_lightning.pruning.report import Report
 from mapex_lightning.pruning.surgery import Cut, merge, nearest
 
@@ -36,7 +36,7 @@ def prune(
     description = describe(checkpoint)
     config, state = description.encoder, weights(checkpoint, ENCODER)
     policy = policy or Policy.standard(config)
-    census = {block: state[f"blocks.{block}.mixture.census"] for block in config.mixtures}
+    census = census_of(config, state, "The checkpoint")
     names = tuple(name for name in config.names if name in keep)
     shapes = {name: value.to("meta") for name, value in state.items() if is_parameter(name)}
 

@@ -85,6 +85,25 @@ class Policy:
         return " ".join(parts)
 
 
+def census_of(config: EncoderConfig, state: Mapping[str, Tensor], source: str) -> Census:
+    """The census among the weights of an encoder.
+
+    Raises:
+        MapexError: a part of it is missing, or is of another number of sensors or experts than described.
+    """
+    found = {}
+    for block in config.mixtures:
+        name = f"blocks.{block}.mixture.census"
+        wanted = (len(CENSUS), len(config.modalities), config.experts[block] + 1)
+        if name not in state or state[name].shape != wanted:
+            what = f"lacks {name}" if name not in state else f"has {name} of shape {tuple(state[name].shape)}"
+            raise MapexError(
+                f"{source} does not fit its own description: it {what}. The file was altered; write it anew."
+            )
+        found[block] = state[name]
+    return found
+
+
 def mass(census: Tensor, score: Score = "contribution") -> Tensor:
     """Each modality's mass per expert, (M, E + 1), of which shares are taken; of `activation`, the contribution."""
     row = "tokens" if score == "frequency" else "gate" if score == "gate" else "contribution"

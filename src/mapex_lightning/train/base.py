@@ -12,13 +12,22 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mapex_lightning.checkpoint import ENCODER, KEY, Description, Kind, describe, grow, load_weights, read, weights
+from mapex_lightning.checkpoint import (
+    ENCODER,
+    KEY,
+    Description,
+    Kind,
+    check_claim,
+    describe,
+    grow,
+    load_weights,
+    read,
+    weights,
+)
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
@@ -91,6 +100,17 @@ class MapexModule(LightningModule, ABC):
     def describe(self) -> Description:
         """What a checkpoint of this module says of itself."""
 
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Not offered: Lightning's way may fetch addresses and unpickle what it gets.
+
+        Raises:
+            MapexError: always.
+        """
+        raise MapexError(
+            "Lightning's load_from_checkpoint is not safe; load with mapex_lightning.checkpoint.load(PATH)."
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the description."""
         checkpoint[KEY] = self.describe().plain()
@@ -129,21 +149,15 @@ class MapexModule(LightningModule, ABC):
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
+        gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips gradients, of a fused optimiser under autocast too, and passes over those that are no numbers.
-
-        There Lightning refuses, because a fused optimiser could be one that unscales the gradients itself; without a
-        scaler nothing is scaled, and with one `configure_optimizers` makes none that is fused, and the scaler passes
-        over what is no number.
-        """
-        plugin, algorithm = self.trainer.precision_plugin, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        if getattr(plugin, "scaler", None) is not None:
+        """Clips, and passes over gradients that are no numbers; with 16-mixed the gradient scaler does the latter."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self.passed = None
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            self.passed = clip(optimizer, gradient_clip_val, by_value=algorithm == GradClipAlgorithmType.VALUE)
+            self.passed = clip(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what layers draw by themselves, as stochastic depth does, a function of seed, step and rank, too."""
@@ -216,6 +230,7 @@ def start(
     description = describe(checkpoint)
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
+    check_claim(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
     built = Encoder(config, drop_path)
     if pretrained:
         (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))

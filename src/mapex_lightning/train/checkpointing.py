@@ -14,6 +14,9 @@ from mapex_lightning.files import remove
 class WholeCheckpointIO(TorchCheckpointIO):
     """What Lightning saves, loads and removes goes through `mapex_lightning.checkpoint`."""
 
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Lightning's own way writes to a temporary folder and copies, which a crash cuts short.
 
@@ -21,6 +24,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             MapexError: it could not be saved; what was there before is whole.
         """
         write(checkpoint, Path(path))
+        self._folders.add(Path(path).resolve().parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Only plain weights, whatever the caller or the environment asks for.
@@ -31,9 +35,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return read(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Lightning's own way takes away whole folders.
+        """Removes a checkpoint beside those that were written, and nothing else.
+
+        What is to be removed stands in the checkpoint that a run goes on from, and Lightning takes away whole folders.
 
         Raises:
             MapexError: it is a folder, or it may not be removed.
         """
-        remove(path)
+        path = Path(path)
+        ours = path.resolve().parent in self._folders and path.suffix == ".ckpt"
+        if (ours or path.is_dir()) and not path.is_symlink():
+            remove(path)

@@ -14,12 +14,12 @@ from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
-from mapex_lightning.model.heads import Classifier, Segmenter
+from mapex_lightning.model.heads import head_of, probabilities
 from mapex_lightning.model.tokens import Pool
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles, drop_sensors
 from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
-from mapex_lightning.train.metrics import figures_of, loss_of, probabilities
+from mapex_lightning.train.metrics import figures_of, loss_of
 from mapex_lightning.train.optim import Optimiser
 
 
@@ -69,6 +69,8 @@ class FineTune(MapexModule):
             raise MapexError(
                 "The data sets share no task and classes, so there is nothing to fine-tune on; use one set with labels."
             )
+        if strange := [name for name in classes if not name.isprintable()]:
+            raise MapexError(f"A class has a name that is no plain line of text: {strange[0]!r}. Give it another.")
         if pool != "mean" and task == "segmentation":
             raise MapexError(
                 f"Segmentation pools nothing; leave pool: {pool} out, or take a task with labels per tile."
@@ -88,11 +90,7 @@ class FineTune(MapexModule):
         # Of a seed of its own, so that a pruned encoder starts from the very head that the full one starts from.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold(seed, "head"))
-            self.head: nn.Module = (
-                Segmenter(built.config.width, len(classes), built.config.patch)
-                if task == "segmentation"
-                else Classifier(built.config.width, len(classes), self.pool)
-            )
+            self.head: nn.Module = head_of(built.config, {"task": task, "classes": classes, "pool": self.pool})
         if old_head is not None:
             self._take_head(encoder, old_head)
         self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])

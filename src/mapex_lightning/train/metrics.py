@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
@@ -86,12 +87,9 @@ def loss_of(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, target)
     if task == "segmentation":
+        if torch.are_deterministic_algorithms_enabled():  # CUDA has one for a loss of rows, and none for one of maps
+            logits, target = rearrange(logits, "b k h w -> (b h w) k"), target.flatten()
         # A mean over no pixel would be NaN.
         total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
         return total / (target != IGNORED).sum().clamp(min=1)
     return F.cross_entropy(logits, target)
-
-
-def probabilities(task: Task, logits: Tensor) -> Tensor:
-    """Logits to probabilities: per class for multilabel, over the classes otherwise."""
-    return torch.sigmoid(logits) if task == "multilabel" else logits.softmax(1)

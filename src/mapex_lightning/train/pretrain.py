@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from mapex_lightning.checkpoint import Description, load_weights, read, weights
+from mapex_lightning.checkpoint import Description, read, weights
+from mapex_lightning.checkpoint import built as load_built
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
@@ -78,8 +79,8 @@ class Pretrain(MapexModule):
         if found.decoder is None:
             self.decoder = Decoder(built.config, decoder or decoder_for(built.config))
         else:
-            self.decoder = Decoder(built.config, DecoderConfig(**found.decoder))
-            load_weights(self.decoder, weights(read(find_checkpoint(encoder)), "decoder."), encoder)
+            its, stored = DecoderConfig(**found.decoder), weights(read(find_checkpoint(encoder)), "decoder.")
+            self.decoder = load_built(lambda: Decoder(built.config, its), stored, encoder)
         self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
 
     def describe(self) -> Description:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import pickle
 import random
 import re
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -393,21 +395,69 @@ def test_what_is_fetched_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyP
         source.keys("train")
 
 
-@pytest.mark.parametrize("name", ["../escaped.txt", "/escaped.txt"])
-def test_an_archive_cannot_write_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
+    """A member of a tar; only plain files have content."""
+    found, content = tarfile.TarInfo(name), b"evil" if kind == tarfile.REGTYPE else b""
+    found.type, found.linkname, found.size = kind, link, len(content)
+    return found, content
+
+
+ESCAPES: dict[str, Callable[[Path], list[tuple[tarfile.TarInfo, bytes]]]] = {
+    "above": lambda outside: [member("../escaped.txt")],
+    "far above and back": lambda outside: [member(f"a/../../{outside.name}/../escaped.txt")],
+    "absolute": lambda outside: [member(str(outside / "escaped.txt"))],
+    "a link, and a file through it": lambda outside: [
+        member("way", tarfile.SYMTYPE, str(outside)),
+        member("way/escaped.txt"),
+    ],
+    "a link upwards, and a file through it": lambda outside: [
+        member("way", tarfile.SYMTYPE, ".."),
+        member("way/escaped.txt"),
+    ],
+    "a hard link to what is outside": lambda outside: [
+        member("own.txt", tarfile.LNKTYPE, str(outside / "secret.txt")),
+        member("own.txt"),
+    ],
+    "a device": lambda outside: [member("device", tarfile.CHRTYPE)],
+    "a pipe": lambda outside: [member("pipe", tarfile.FIFOTYPE)],
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_an_archive_cannot_write_outside_of_its_folder(escape: str, tmp_path: Path) -> None:
     folder = tmp_path / "inside"
     folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
     with tarfile.open(folder / "ssl4eo_l_oli_sr.tar.gz", "w:gz") as archive:
-        member = tarfile.TarInfo(name if name.startswith(".") else str(tmp_path / name[1:]))
-        member.size = 4
-        archive.addfile(member, io.BytesIO(b"evil"))
+        for found, content in ESCAPES[escape](tmp_path):
+            archive.addfile(found, io.BytesIO(content))
     whole = (folder / "ssl4eo_l_oli_sr.tar.gz").read_bytes()
     for suffix in datasets.SSL4EOL.checksums["oli_sr"]:
         (folder / f"ssl4eo_l_oli_sr.tar.gz{suffix}").write_bytes(whole if suffix == "aa" else b"")
     source = TorchGeo("SSL4EOL", radar(), arguments={"split": "oli_sr"}, root=folder)
     with pytest.raises(MapexError):
         source.keys("train")
-    assert not (tmp_path / "escaped.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"inside", "secret.txt"}
+    assert (tmp_path / "secret.txt").read_text() == "secret"
+    assert all((path.is_file() or path.is_dir()) and not path.is_symlink() for path in folder.rglob("*"))
+
+
+def test_a_zip_cannot_write_outside_of_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / datasets.EuroSAT100.filename, "w") as archive:
+        for name in ("../escaped.txt", f"{tmp_path}/escaped.txt", "a/../../escaped.txt"):
+            archive.writestr(name, "evil")
+    with pytest.raises(MapexError):
+        TorchGeo("EuroSAT100", radar(), OURS, root=folder).keys("train")
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+
+
+def test_no_data_set_is_fetched_unasked() -> None:
+    named = [getattr(datasets, name) for name in datasets.__all__]
+    kinds = [kind for kind in named if inspect.isclass(kind) and issubclass(kind, torch.utils.data.Dataset)]
+    defaults = [inspect.signature(kind).parameters.get("download") for kind in kinds]
+    assert {asked.default for asked in defaults if asked is not None} == {False}
 
 
 def test_a_python_that_cannot_unpack_safely_is_refused(eurosat: TorchGeo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,50 @@
+"""YAML of strangers is measured before it is read: aliases can make a few lines as long as a library."""
+
+from __future__ import annotations
+
+import yaml
+
+from mapex_lightning.errors import MapexError
+
+MOST_NODES = 20_000
+"""Words, lists and tables with all aliases written out. The largest config that ships has some hundreds."""
+
+DEEPEST = 50
+"""Lists and tables inside one another."""
+
+
+def check(text: str) -> None:
+    """Makes sure that YAML is of a size that can be read.
+
+    Args:
+        text: maybe YAML; whether it is, who reads it says.
+
+    Raises:
+        MapexError: it is too large or too deep with its aliases written out, or holds itself.
+    """
+    sizes: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    size = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            match event:
+                case yaml.AliasEvent():
+                    if event.anchor in [anchor for anchor, _ in opened]:
+                        raise MapexError(f"A list or table holds itself by its alias *{event.anchor}. Write it out.")
+                    size += sizes.get(event.anchor, 0)
+                case yaml.ScalarEvent():
+                    size += 1
+                    sizes |= {event.anchor: 1} if event.anchor else {}
+                case yaml.CollectionStartEvent():
+                    opened.append((event.anchor, size))
+                    size += 1
+                case yaml.CollectionEndEvent():
+                    anchor, before = opened.pop()
+                    sizes |= {anchor: size - before} if anchor else {}
+            if size > MOST_NODES or len(opened) > DEEPEST:
+                raise MapexError(
+                    f"A config has at most {MOST_NODES:,} entries, aliases written out, in lists and tables at most "
+                    f"{DEEPEST} deep; this one has more."
+                )
+    except yaml.YAMLError:
+        return  # who reads it says where
