@@ -30,8 +30,8 @@ RUNNERS = {
 }  # fmt: skip
 UNPACKERS = {"extractall", "extract", "unpack_archive"}
 """Methods that write what an archive says; torchgeo, which calls them, is held inside its folder by its own room."""
-PROCESSES = {"errors.py", "train/preemption.py"}
-"""Files that may import what starts processes: the second runs commands of Slurm, the first names a type."""
+PROCESSES = {"errors.py", "train/liveness.py", "train/preemption.py"}
+"""Files that may import what starts processes: the last runs commands of Slurm, the others name a type."""
 IMPORTERS = {"__main__.py", "data/extras.py"}
 """Files that import by name: a command of ours, an optional package."""
 NETWORK = {
