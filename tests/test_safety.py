@@ -32,6 +32,10 @@ UNPACKERS = {"extractall", "extract", "unpack_archive"}
 """Methods that write what an archive says; torchgeo, which calls them, is held inside its folder by its own room."""
 PROCESSES = {"errors.py", "train/liveness.py", "train/preemption.py"}
 """Files that may import what starts processes: the last runs commands of Slurm, the others name a type."""
+REREADERS = {"export/graphs.py"}
+"""Files that may read a graph of torch.export: only one that has just been written, to compare it with the model."""
+YAML_READERS = {"plain_yaml.py"}
+"""Files that may call yaml.load, with a loader that makes plain types."""
 IMPORTERS = {"__main__.py", "data/extras.py"}
 """Files that import by name: a command of ours, an optional package."""
 NETWORK = {
@@ -184,7 +188,7 @@ def test_nothing_is_loaded_leniently() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    assert lines(unsafe_loads) == []
+    assert [line for line in lines(unsafe_loads) if line.partition(":")[0] not in REREADERS] == []
 
 
 def test_only_checkpoint_calls_torch_load() -> None:
@@ -194,7 +198,7 @@ def test_only_checkpoint_calls_torch_load() -> None:
 
 @pytest.mark.parametrize("check", [runs_something, arrays_of_objects, lightnings_loading, unpacking])
 def test_nothing_in_the_package_does_what_a_file_says(check: Callable[[ast.AST], Iterator[int]]) -> None:
-    assert lines(check) == []
+    assert [line for line in lines(check) if line.partition(":")[0] not in YAML_READERS] == []
 
 
 @pytest.mark.parametrize(("check", "rooms"), [(starts_processes, PROCESSES), (imports_by_name, IMPORTERS)])

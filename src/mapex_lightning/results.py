@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.plain_yaml import load
 from mapex_lightning.runs import BEST, LAST, RUNS
 from mapex_lightning.table import aligned, indented
 
@@ -41,7 +42,6 @@ FIRST = ("model", "data.sets", "data.modalities", "model.encoder", "data.shots")
 
 Value = str | int | float | bool | None
 Settings = Mapping[str, Value]
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML has it: twenty times as fast
 
 
 class Missing(NamedTuple):
@@ -286,11 +286,11 @@ def _read(folder: Path) -> Run | Missing:
     except (OSError, ValueError, RecursionError) as error:
         return Missing(folder.name, f"its figures cannot be read ({_line(error)}); test it again")
     try:
-        read = yaml.load((folder / SETTINGS).read_text(encoding="utf-8"), Loader=Loader)
+        read = load((folder / SETTINGS).read_text(encoding="utf-8"))
         settings = dict(_flat(read))
     except FileNotFoundError:
         return Missing(folder.name, f"no {SETTINGS}, so its settings are not known")
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, MapexError) as error:
         return Missing(folder.name, f"its {SETTINGS} cannot be read ({_line(error)})")
     its = {name: value for name, value in settings.items() if name not in IDLE}
     return Run(folder.name, its, figures, max(path.stat().st_mtime for path in present))
@@ -299,13 +299,13 @@ def _read(folder: Path) -> Run | Missing:
 def _progress(folder: Path) -> str:
     """How far a run has come, by its settings and the end of its log; nothing where they do not tell."""
     try:
-        limit = yaml.load((folder / SETTINGS).read_text(encoding="utf-8"), Loader=Loader)["trainer"]["max_epochs"]
+        limit = load((folder / SETTINGS).read_text(encoding="utf-8"))["trainer"]["max_epochs"]
         with (folder / METRICS).open("rb") as file:
             at = file.readline().decode().strip().split(",").index("epoch")
             file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - TAIL))
             cells = [line.split(b",")[at:] for line in reversed(file.read().splitlines())]
         epoch = next(int(first) for first, *_ in filter(None, cells) if first)
-    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError, MapexError):
         return ""
     return f", and came as far as epoch {epoch + 1}{f' of {limit}' if limit else ''}"
 

@@ -10,14 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import yaml
-
 from mapex_lightning.checkpoint import read
 from mapex_lightning.claim import claimed
 from mapex_lightning.cli.words import CONFIG
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.plain_yaml import check
+from mapex_lightning.plain_yaml import load
 from mapex_lightning.runs import LAST, RUNS, check_name, new_run
 from mapex_lightning.train.journal import cut
 from mapex_lightning.train.last import Sharing
@@ -147,9 +145,7 @@ def check_same(folder: Path, given: Mapping[str, Any]) -> None:
     Raises:
         MapexError: a setting that matters differs.
     """
-    text = (folder / SETTINGS).read_text(encoding="utf-8")
-    check(text)
-    before = flat(yaml.safe_load(text))
+    before = flat(load((folder / SETTINGS).read_text(encoding="utf-8")))
     free = {*FREE, *TOGETHER} | ({"model.init_args.encoder"} if before.get("ckpt") else set())
     differing = [
         name

@@ -19,7 +19,7 @@ from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.data.scenes.tiling import Tiling, reference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality
-from mapex_lightning.plain_yaml import check
+from mapex_lightning.plain_yaml import load
 from mapex_lightning.tiles import IGNORED
 
 UNKNOWN = {"mean": 0.0, "std": 1.0}
@@ -142,9 +142,7 @@ def _described(path: Path) -> tuple[dict[str, Modality], list[Modality]]:
     Mean and standard deviation may be left out: they are what the tiles will tell.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        check(text)
-        found = yaml.safe_load(text)
+        found = load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise MapexError(f"--sensors {path} cannot be read as YAML ({why}). Give a list of sensor blocks.") from error
