@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from mapex_lightning.train.preemption import TRY_AGAIN
-from tests.resuming import FINETUNE, PRETRAIN, assert_equal
+from tests.resuming import FINETUNE, PRETRAIN, assert_equal, losses
 
 pytestmark = pytest.mark.slow
 
 LONGER = ["--trainer.max_epochs", "4", "--save_minutes", "0"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "2"]
+KINDS = {"pretrain": PRETRAIN, "finetune": FINETUNE}
+NUMBERS = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1]
 ENDED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: TRY_AGAIN, signal.SIGUSR1: TRY_AGAIN}
 
 
@@ -90,21 +92,33 @@ def refused(folder: Path, words: Sequence[str]) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+def assert_goes_on(folder: Path, words: Sequence[str], number: int, seed: int, whole_group: bool) -> None:
+    """Compares a run that is interrupted with one that is not, and says how often it was and what was compared."""
+    assert end(start(folder, [*words, "--run", "whole"]))[0] == 0
+    times = interrupt(folder, [*words, "--run", "cut"], number, seed, whole_group)
+    assert_equal(folder / "runs/cut", folder / "runs/whole")
+    print(f"interruptions: {times}; losses compared and equal to the bit: {len(losses(folder / 'runs/whole'))}")
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_an_interrupted_run_ends_as_one_that_never_was(
-    kind: str, processes: int, workers: int, number: int, tmp_path: Path
+    kind: str, processes: int, workers: int, number: signal.Signals, tmp_path: Path
 ) -> None:
-    words = [*{"pretrain": PRETRAIN, "finetune": FINETUNE}[kind], *LONGER, "--data.workers", str(workers)]
-    words += TWO if processes == 2 else []
-    assert end(start(tmp_path, [*words, "--run", "whole"]))[0] == 0
-    times = interrupt(
-        tmp_path, [*words, "--run", "cut"], number, seed=processes + 2 * workers, whole_group=workers == 1
-    )
-    print(f"{times} interruptions")
-    assert_equal(tmp_path / "runs/cut", tmp_path / "runs/whole")
+    words = [*KINDS[kind], *LONGER, *(TWO if processes == 2 else []), "--data.workers", str(workers)]
+    assert_goes_on(tmp_path, words, number, seed=processes + 2 * workers, whole_group=workers == 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"), [("pretrain", signal.SIGTERM), ("finetune", signal.SIGUSR1), ("finetune", signal.SIGKILL)]
+)
+def test_an_interrupted_run_of_two_processes_gathers_gradients_as_one_that_never_was(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    words = [*KINDS[kind], *LONGER, *TWO, "--trainer.accumulate_grad_batches", "2"]
+    assert_goes_on(tmp_path, words, number, seed=7, whole_group=False)
 
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
