@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from mapex_lightning.signals import NOTICES, listening, told_to_stop
+from mapex_lightning.signals import STOP_SIGNALS, listening, told_to_stop
 
 
-@pytest.mark.parametrize("number", NOTICES)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_notice_sets_the_flag_and_a_second_one_changes_nothing(number: int) -> None:
     before = signal.getsignal(number)
     with listening():
@@ -56,7 +56,7 @@ def test_a_reading_process_lives_on_after_a_notice_unless_its_parent_ends_it() -
         assert reader.stdin is not None
         assert reader.stdout is not None
         assert reader.stdout.readline() == "reads\n"
-        for number in NOTICES:
+        for number in STOP_SIGNALS:
             subprocess.run(["kill", f"-{int(number)}", str(reader.pid)], check=True)
         reader.stdin.write("\n")
         reader.stdin.flush()

@@ -14,6 +14,10 @@ UNASKED = "hpc_ckpt_"
 """What the names of checkpoints begin with that Lightning looks for under Slurm, whoever wrote them."""
 
 BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
+"""The checkpoints in a run folder; its settings are `mapex_lightning.settings.SETTINGS`."""
+
+METRICS = "csv/metrics.csv"
+"""The figures that a run logs, in its folder."""
 
 
 def runs_of(name: str, parent: Path = RUNS) -> list[Path]:

@@ -21,7 +21,7 @@ from mapex_lightning.checkpoint import (
     KEY,
     Description,
     Kind,
-    check_claim,
+    check_buildable,
     describe,
     grow,
     load_weights,
@@ -230,7 +230,7 @@ def start(
     description = describe(checkpoint)
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
-    check_claim(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
+    check_buildable(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
     built = Encoder(config, drop_path)
     if pretrained:
         (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))

@@ -30,6 +30,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule, tiles_of
+from mapex_lightning.train.ranks import every_rank, several
 
 MOST = 3
 """So many steps in a row that are passed over end the run."""
@@ -93,7 +94,7 @@ class _Step(NamedTuple):
     passed: _Later
 
 
-class Watch(Callback):
+class SkipNonFinite(Callback):
     """Passes over steps whose loss or gradients are no numbers, says so, and ends the run after `MOST` in a row.
 
     A step that is passed over counts: the schedule and the order of tiles go on, weights and the optimiser's state are
@@ -158,7 +159,7 @@ class Watch(Callback):
         if self._vote is None or trainer.global_step == self._steps:
             return
         passed, self._vote = self._vote if self._module.passed is None else self._module.passed, None
-        if self._module.passed is None and _company():
+        if self._module.passed is None and several():
             distributed.all_reduce(passed, distributed.ReduceOp.MAX)
         for value, before in self._before:
             value.copy_(torch.where(passed.bool(), before, value))
@@ -181,7 +182,7 @@ class Watch(Callback):
     def _skip(self, step: _Step) -> None:
         """All ranks come here for the same step, so they can tell each other which tiles it was."""
         self.skipped += 1
-        self.row.append(f"step {step.number}: {_told(_gathered(self._found(step)))}")
+        self.row.append(f"step {step.number}: {_told(every_rank(self._found(step)))}")
         for logger in self._trainer.loggers:
             logger.log_metrics({"train/skipped": float(self.skipped)}, step=step.number)
         if len(self.row) >= MOST:
@@ -285,16 +286,3 @@ def _origin(names: Sequence[str], data: TileData | None) -> str:
         parts = tuple(part for part in parts if len(part[1]) <= 100_000 and any(name in part[1] for name in names))
     kinds = list(dict.fromkeys(type(source).__name__ for source, _ in parts))
     return f" of {' or '.join(kinds)}" if kinds else ""
-
-
-def _company() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _gathered(found: _Found) -> list[_Found]:
-    """What every rank has found, rank by rank."""
-    if not _company():
-        return [found]
-    everyones: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyones, tuple(found))
-    return [_Found(*one) for one in everyones]

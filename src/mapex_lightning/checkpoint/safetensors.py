@@ -26,7 +26,7 @@ CHECKSUM = "sha256"
 """The name of the checksum beside the description."""
 
 
-def write_portable(state: Mapping[str, Tensor], description: Mapping[str, Any], key: str, path: Path) -> None:
+def save_safetensors(state: Mapping[str, Tensor], description: Mapping[str, Any], key: str, path: Path) -> None:
     """Writes weights and description.
 
     Args:
@@ -41,8 +41,8 @@ def write_portable(state: Mapping[str, Tensor], description: Mapping[str, Any], 
     save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
 
 
-def read_portable(path: Path, key: str, name: str) -> dict[str, Any]:
-    """Reads what `write_portable` wrote, as ``{"state_dict": ..., key: ...}``.
+def read_safetensors(path: Path, key: str, name: str) -> dict[str, Any]:
+    """Reads what `save_safetensors` wrote, as ``{"state_dict": ..., key: ...}``.
 
     Nothing in such a file can be code. Where it has no description the key is missing.
 

@@ -31,9 +31,9 @@ from mapex_lightning.model.target import mean_over_modalities
 from mapex_lightning.tiles import Tile, Tiles
 from mapex_lightning.train.base import MapexModule, tiles_of
 from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.nonfinite import SHOWN, SkipNonFinite, SkippedStepWarning, named
 from mapex_lightning.train.optim import clip, configure
 from mapex_lightning.train.pretrain import Pretrain
-from mapex_lightning.train.watch import SHOWN, SkippedStepWarning, Watch, named
 from tests.workshop import elsewhere, trainer_of
 
 SENSORS = ("s1", "s2")
@@ -94,7 +94,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 class Witness(Callback):
     """Keeps the batches, and what is stored before and after each.
 
-    Lightning calls it after `Watch`.
+    Lightning calls it after `SkipNonFinite`.
     """
 
     def __init__(self) -> None:
@@ -116,8 +116,8 @@ class Witness(Callback):
         return found
 
 
-def fit(module: MapexModule, data: TileData, **settings: Any) -> tuple[Witness, Watch]:
-    witness, watch = Witness(), Watch()
+def fit(module: MapexModule, data: TileData, **settings: Any) -> tuple[Witness, SkipNonFinite]:
+    witness, watch = Witness(), SkipNonFinite()
     settings = {"gradient_clip_val": 1.0, "limit_val_batches": 0, "log_every_n_steps": 1} | settings
     trainer_of(callbacks=[watch, witness], **settings).fit(module, datamodule=data)
     return witness, watch
@@ -184,7 +184,7 @@ def test_one_bad_batch_of_those_that_share_a_step_is_enough() -> None:
 
 
 def test_pixels_of_batches_that_share_a_step_are_kept_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mapex_lightning.train.watch.KEPT", 1)
+    monkeypatch.setattr("mapex_lightning.train.nonfinite.KEPT", 1)
     with pytest.warns(SkippedStepWarning, match=r"step .: a finite .* with tiles train") as told:
         fit(model_of(), data_of("train3", train=16), accumulate_grad_batches=4)
     assert "1e+38" not in str(told[-1].message)
@@ -253,10 +253,10 @@ def test_the_row_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
             if trainer.global_step == 2:
                 trainer.save_checkpoint(tmp_path / "two.ckpt")
 
-    trainer = trainer_of(max_steps=2, callbacks=[Watch(), Saver()], limit_val_batches=0)
+    trainer = trainer_of(max_steps=2, callbacks=[SkipNonFinite(), Saver()], limit_val_batches=0)
     with pytest.warns(SkippedStepWarning):
         trainer.fit(model_of(), datamodule=data_of(*spoilt))
-    resumed = trainer_of(limit_val_batches=0, callbacks=[Watch()])
+    resumed = trainer_of(limit_val_batches=0, callbacks=[SkipNonFinite()])
     with pytest.raises(MapexError, match=r"step 0: .*; step 1: .*; step 2: "):
         resumed.fit(model_of(), datamodule=data_of(*spoilt), ckpt_path=tmp_path / "two.ckpt", weights_only=True)
 
@@ -268,7 +268,7 @@ def test_a_checkpoint_counts_the_step_after_which_it_is_written() -> None:
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             found.append(watch.state_dict())
 
-    watch = Watch()
+    watch = SkipNonFinite()
     trainer = trainer_of(limit_val_batches=0, callbacks=[watch, Keeper()])
     with pytest.warns(SkippedStepWarning):
         trainer.fit(model_of(), datamodule=data_of("train3"))
