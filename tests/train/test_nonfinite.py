@@ -1,4 +1,4 @@
-"""A step whose loss or gradients are no numbers changes nothing, on no rank, and its tiles are named."""
+"""A step whose loss or gradients are not finite changes nothing, on no rank, and its tiles are named."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def steps_by_hand(module: Pretrain, batches: Sequence[Tiles], left_out: int) -> 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_a_step_with_a_loss_that_is_no_number_changes_nothing(kind: str) -> None:
-    # In pre-training the target is normalised, and it is the gradients that are no numbers.
-    what = "a finite loss whose gradients are no numbers," if kind == "pretrain" else "a loss that is no number"
+    # In pre-training the target is normalised, and it is the gradients that are not finite.
+    what = "a finite loss whose gradients are not finite," if kind == "pretrain" else "a loss that is not finite"
     with pytest.warns(SkippedStepWarning, match=what + r" with tile train3 .s2 has 1e\+38, .* of Noise"):
         witness, watch = fit(model_of(kind), data_of("train3"))
     bad = witness.with_tile("train3")
@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_counts_although_its_gradients_are_finite(monke
         return whole(module, batch, batch_idx) + (torch.inf if batch_idx == 2 else 0.0)
 
     monkeypatch.setattr(Pretrain, "training_step", off)
-    with pytest.warns(SkippedStepWarning, match="step 2: a loss that is no number with tiles train., train. of Noise"):
+    with pytest.warns(SkippedStepWarning, match="step 2: a loss that is not finite with tiles train., train. of Noise"):
         witness, _ = fit(model_of(), data_of())
     assert same(witness.stored[2], witness.stored[3])
 
@@ -210,7 +210,7 @@ def test_gradients_that_are_no_numbers_count_although_the_loss_is_finite(monkeyp
         return loss + (loss - loss.detach()).abs().sqrt() if batch_idx == 1 else loss  # whose slope at 0 is infinite
 
     monkeypatch.setattr(Pretrain, "training_step", off)
-    with pytest.warns(SkippedStepWarning, match="step 1: a finite loss whose gradients are no numbers, with tiles"):
+    with pytest.warns(SkippedStepWarning, match="step 1: a finite loss whose gradients are not finite, with tiles"):
         witness, _ = fit(model_of(), data_of())
     assert same(witness.stored[1], witness.stored[2])
 
@@ -230,7 +230,7 @@ def test_three_in_a_row_end_the_run_and_all_their_tiles_are_named() -> None:
     with pytest.warns(SkippedStepWarning), pytest.raises(MapexError) as refused:
         fit(module, data_of(*spoilt))
     sentence = str(refused.value)
-    assert sentence.startswith("3 steps in a row had a loss or gradients that are no numbers; they changed nothing")
+    assert sentence.startswith("3 steps in a row had a loss or gradients that are not finite; they changed nothing")
     assert sum(name in sentence for name in spoilt) == 6
     assert all(f"step {step}: " in sentence for step in range(3))
     assert "mapex doctor" in sentence
@@ -278,11 +278,11 @@ def test_a_checkpoint_counts_the_step_after_which_it_is_written() -> None:
     assert [len(state["row"]) for state in found].count(1) == 1
 
 
-# The scaler passes over the very first step, too.
+# The scaler skips the very first step, too.
 @pytest.mark.filterwarnings(r"ignore:Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`:UserWarning")
 def test_with_a_gradient_scaler_a_loss_that_is_no_number_counts_and_gradients_that_overflow_do_not() -> None:
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**100))
-    with pytest.warns(SkippedStepWarning, match="step .: a loss that is no number with tile train3"):
+    with pytest.warns(SkippedStepWarning, match="step .: a loss that is not finite with tile train3"):
         witness, watch = fit(model_of("finetune"), data_of("train3"), plugins=[plugin], gradient_clip_val=None)
     assert watch.skipped == 1
     weights = [[step[name] for name in step if name.endswith("weight")] for step in witness.stored]
