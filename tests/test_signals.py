@@ -13,7 +13,7 @@ from mapex_lightning.signals import STOP_SIGNALS, listening, told_to_stop
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_notice_sets_the_flag_and_a_second_one_changes_nothing(number: int) -> None:
+def test_a_stop_signal_sets_the_flag_and_a_second_one_changes_nothing(number: int) -> None:
     before = signal.getsignal(number)
     with listening():
         assert not told_to_stop()
@@ -49,7 +49,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_reading_process_lives_on_after_a_notice_unless_its_parent_ends_it() -> None:
+def test_a_data_worker_lives_on_after_a_stop_signal_unless_its_parent_ends_it() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as reader:

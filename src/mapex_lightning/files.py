@@ -84,6 +84,17 @@ def _abandoned(path: Path, place: str, process: int) -> bool:
     return False
 
 
+def local(path: str | Path) -> Path:
+    """A path, which is no address.
+
+    Raises:
+        MapexError: it is one.
+    """
+    if "://" in str(path):
+        raise MapexError(f"Checkpoints are read from local files; download {path} first and give the file's path.")
+    return Path(path)
+
+
 def write_whole(
     path: str | Path,
     writer: Callable[[Path], object],

@@ -46,7 +46,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 
 def shield(worker: int = 0) -> None:
-    """Lets a process that reads data live on after a notice, which clusters send to every process of a job.
+    """Lets a data worker live on after `STOP_SIGNALS`, which clusters send to every process of a job.
 
     The run needs it until it has kept its state. SIGTERM from the process that has started it ends it, as ever.
 

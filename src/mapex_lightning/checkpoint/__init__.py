@@ -1,4 +1,4 @@
-"""Checkpoints: an encoder with its description, in a file that proves itself whole and is read strictly."""
+"""Checkpoints: an encoder with its description, in a file that carries its checksum and is read strictly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor
 from mapex_lightning import __version__
 from mapex_lightning.checkpoint.checksum import ChecksumWriter, damaged, verify
 from mapex_lightning.checkpoint.safetensors import SUFFIX, read_safetensors, save_safetensors
-from mapex_lightning.checkpoint.validation import check_archive, check_description, check_run, check_weights
+from mapex_lightning.checkpoint.validation import check_archive, check_description, check_run, check_weights, printable
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import local, write_whole
 from mapex_lightning.model.config import EncoderConfig
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         MapexError: it is missing, a URL, truncated, not a checkpoint of ours, or of an unknown format.
     """
-    if "://" in str(path):
-        raise MapexError(f"Checkpoints are read from local files; download {path} first and give the file's path.")
-    path = Path(path)
+    path = local(path)
     if not path.is_file():
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
     found = _open(path, str(path))
@@ -213,7 +211,7 @@ def check_fits(module: torch.nn.Module, found: Mapping[str, Tensor], source: str
     if differ:
         raise MapexError(
             f"{source} does not fit its own description: {len(differ)} weights are missing, surplus or of another "
-            f"shape, such as {', '.join(map(_shown, differ[:3]))}. The file was altered; write it anew."
+            f"shape, such as {', '.join(map(printable, differ[:3]))}. The file was altered; write it anew."
         )
 
 
@@ -243,10 +241,6 @@ def check_buildable(build: Callable[[], torch.nn.Module], found: Mapping[str, Te
     except (RuntimeError, ArithmeticError, LookupError, AssertionError) as error:  # torch has no tensor of that size
         raise MapexError(f"{source} describes a model that cannot be. The file was altered; write it anew.") from error
     check_fits(claimed, found, source)
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else ascii(name)
 
 
 def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:

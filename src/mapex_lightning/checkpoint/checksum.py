@@ -1,4 +1,4 @@
-"""Zip archives, as torch writes them, that prove themselves whole: their comment is the checksum of all before it.
+"""The checksum of a checkpoint: the comment of the zip archive that torch writes, over all bytes before it.
 
 torch checks nothing of a file that it maps into memory, and a bit that has flipped in a weight looks like a weight.
 ``head -c -64 FILE | sha256sum`` gives what ``tail -c 64 FILE`` says.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mapex_lightning.checkpoint.checksum import damaged
 from mapex_lightning.errors import MapexError
 
 SUFFIX = ".safetensors"
@@ -65,9 +66,7 @@ def read_safetensors(path: Path, key: str, name: str) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise MapexError(f"{name} cannot be read as safetensors; it is damaged, cut off or another format.") from error
     if metadata.get(CHECKSUM) != _checksum(state, metadata[key]):
-        raise MapexError(
-            f"{name} is damaged: its weights or its description are not those of its checksum. Copy it anew."
-        )
+        raise damaged(name, "its weights or its description are not those of its checksum")
     return found
 
 

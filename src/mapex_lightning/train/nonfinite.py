@@ -5,8 +5,8 @@ What happens on the device, in the order of a step, without the host waiting for
 1. A loss that is not finite turns the gradients of its rank into NaN.
 2. Gradients are added up over the ranks (DDP, FSDP2) and over batches that share a step. One NaN makes the sum NaN,
    which is how the ranks vote: one against is enough, and all of them find the same.
-3. The optimiser skips a step whose gradients have a norm that is not finite: see `mapex_lightning.train.optim.clip`. Running
-   statistics of batch norms go back to what they were.
+3. The optimiser skips a step whose gradients have a norm that is not finite: see `mapex_lightning.train.optim.clip`.
+   Running statistics of batch norms go back to what they were.
 
 The host learns of it in the next step, when the device has long been done.
 
