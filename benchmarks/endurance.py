@@ -4,11 +4,11 @@
     python -m benchmarks.endurance --minutes 6 --every 2 --out FOLDER
 
 Preset nano pre-trains on synthetic tiles in short epochs, each with validation, pictures and checkpoints, and with a
-process that reads data. Every few minutes the run gets SIGUSR1 or
-SIGTERM in turn, must end with exit code 75, and `mapex fit --run` is called again with the same words. Then every step
-must stand in the run's log exactly once. Memory is what the run and its children hold of their own (PSS), sampled
-every few seconds; its first third, in which everything is used for the first time, does not count: what is compared is
-the median of the second third of a stretch and that of the last.
+process that reads data. Every few minutes the run gets SIGUSR1 or SIGTERM in turn, must end with exit code 75, and
+`mapex fit --run` is called again with the same words. Then every step must stand in the run's log exactly once. Memory
+is what the run and its children hold of their own (PSS), sampled every few seconds; its first third, in which
+everything is used for the first time, does not count: what is compared is the median of the second third of a stretch
+and that of the last.
 """
 
 from __future__ import annotations
