@@ -339,7 +339,7 @@ from datetime import timedelta
 from pathlib import Path
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from tests.train.test_watch import data_of, fit, model_of, stored
+from tests.train.test_nonfinite import data_of, fit, model_of, stored
 from mapex_lightning.train.pretrain import Pretrain
 
 folder, spoilt, left_out = Path(sys.argv[1]), sys.argv[2].split(","), json.loads(sys.argv[3])
