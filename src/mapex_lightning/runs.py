@@ -82,7 +82,10 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
         if found:
             return found[-1]
     known = ", ".join(str(file) for file in sorted(parent.glob("*/*.ckpt"))) or f"none below {parent}/"
-    raise MapexError(f"There is no checkpoint {wanted}. Available: {known}. Give a path with --ckpt, or run mapex fit.")
+    raise MapexError(
+        f"There is no checkpoint {wanted}. Available: {known}. Give a path with --ckpt, or "
+        "make one: mapex fit with a config such as pretrain.yaml writes last.ckpt, and mapex prune writes pruned.ckpt."
+    )
 
 
 def own_checkpoint(name: str, parent: Path = RUNS) -> Path:

@@ -14,13 +14,14 @@ from typing import Any, get_args
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
 from mapex_lightning.cli.devices import batch_line, check, minutes, set_timeout
-from mapex_lightning.cli.sentences import sentence_of
+from mapex_lightning.cli.sentences import misfit, sentence_of
 from mapex_lightning.cli.starting import (
     RUN_FOLDER,
     SETTINGS,
@@ -38,6 +39,7 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep, write_text
 from mapex_lightning.model.config import PRESETS
+from mapex_lightning.portable import SUFFIX
 from mapex_lightning.runs import LAST, RUNS, check_name, check_nothing_planted, find_checkpoint, own_checkpoint
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.best import Best
@@ -70,6 +72,8 @@ NO_NEWS = (
     "The dirpath has changed.*",  # a resumed run has a folder of its own
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
+    ".*could not find the monitored key in the returned metrics.*",  # no validation before the last step, so no best yet
+    "Be aware that when using `ckpt_path`, callbacks.*",  # they may differ in a run that goes on
     "Detected call of `lr_scheduler.step.* before `optimizer.step.*",  # the scaler of 16-mixed passes over first steps
 )
 """Warnings that are left out."""
@@ -154,6 +158,8 @@ class MapexCLI(LightningCLI):
                 self._go_on(self.start.last)
             elif self.config.ckpt:
                 self._start_from(find_checkpoint(self.config.ckpt))
+            elif Path(encoder := self.config.model.init_args.encoder).suffix in (".ckpt", SUFFIX):
+                _say(f"starting from the encoder of {find_checkpoint(encoder)}")
         else:
             self.outputs.check(scene=self.command == "predict" and self.config.data.scene is not None)
             path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
@@ -254,10 +260,14 @@ class MapexCLI(LightningCLI):
         settings["enable_checkpointing"] = fitting
         if self.resume:
             settings["num_sanity_val_steps"] = 0  # it was done when the run began
+        settings["enable_model_summary"] = settings["enable_model_summary"] is True  # a line of ours says as much
         settings["enable_progress_bar"] = sys.stdout.isatty() and settings["enable_progress_bar"] is not False
         if settings["logger"] is None or settings["logger"] is True:
             settings["logger"] = self._loggers() if fitting else False
-        return pl.Trainer(**settings)
+        try:
+            return pl.Trainer(**settings)
+        except MisconfigurationException as error:
+            raise misfit(error) from error
 
     def _loggers(self) -> list[Any]:
         return [
@@ -372,10 +382,20 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
+        except MisconfigurationException as error:  # found when training begins
+            raise misfit(error) from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
-            raise KeyboardInterrupt from stop
+            raise KeyboardInterrupt(_left_behind(cli)) from stop
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
+
+
+def _left_behind(cli: MapexCLI) -> str:
+    """What a run that was ended with Ctrl-C has kept; empty where it is nothing."""
+    last = cli.folder / LAST
+    if cli.command != "fit" or not last.is_file():
+        return ""
+    return f"; what was kept last is in {last}; go on from there with: mapex fit --run {cli.folder.name}"
 
 
 def _run(cli: MapexCLI, command: str) -> None:
@@ -421,7 +441,7 @@ def _fit(cli: MapexCLI) -> None:
     line = check_processes(cli.start, cli.settings(), trainer.world_size)
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}; {_size(cli.model)}", flush=True)
             if tiles := batch_line(trainer, cli.datamodule.batch_size):
                 print(tiles, flush=True)
             sweep(cli.folder, below=True)
@@ -431,6 +451,28 @@ def _fit(cli: MapexCLI) -> None:
                 print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
         cli.datamodule.load_state_dict(cli.place)
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
+        if trainer.is_global_zero and _time_is_up(trainer):
+            print(
+                f"trainer.max_time is over, after step {trainer.global_step} of {trainer.estimated_stepping_batches}; "
+                f"go on with more of it in all: mapex fit --run {cli.folder.name} --trainer.max_time DD:HH:MM:SS",
+                flush=True,
+            )
+
+
+def _size(model: MapexModule) -> str:
+    """How many parameters are there, and how many of them are trained."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    count, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
+
+
+def _time_is_up(trainer: pl.Trainer) -> bool:
+    """Whether a time limit has ended the run before its last step."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    left = [timer.time_remaining() for timer in timers]
+    return any(one is not None and one <= 0 for one in left) and (
+        trainer.global_step < trainer.estimated_stepping_batches
+    )
 
 
 def _figures(cli: MapexCLI, command: str) -> None:
@@ -439,6 +481,6 @@ def _figures(cli: MapexCLI, command: str) -> None:
     evaluate = cli.trainer.test if command == "test" else cli.trainer.validate
     figures = evaluate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
-        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})
         for name, value in figures.items():
             print(f"  {name:24s}{value:.4f}", flush=True)
+        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})

@@ -30,6 +30,12 @@ def sentence_of(error: BaseException) -> MapexError | None:
     return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
 
 
+def misfit(error: Exception) -> MapexError:
+    """The sentence for settings of the Trainer that Lightning cannot use."""
+    message = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    return MapexError(f"A setting of the Trainer cannot be used: {message}. See mapex COMMAND --help-all.")
+
+
 def _sentence(error: ArgumentError) -> MapexError:
     """What jsonargparse says, in the shape of our own errors, with the nearest known name."""
     message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
