@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from mapex_lightning import cli
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import read
+from mapex_lightning.cli.building import build
 from mapex_lightning.cli.words import config_file, packaged_configs
 from mapex_lightning.errors import MapexError
 from tests.workshop import SMALL, TILES, finetune, pretrain
@@ -160,7 +160,7 @@ def test_a_pre_training_checkpoint_is_not_tested(folder: Path, capsys: pytest.Ca
 
 def test_later_configs_win(folder: Path) -> None:
     (folder / "mine.yaml").write_text("model: {init_args: {visible: 0.5}}\ntrainer: {max_epochs: 7}\n")
-    built = cli.build("fit", [*FIT[1:], "--config", "mine.yaml"])
+    built = build("fit", [*FIT[1:], "--config", "mine.yaml"])
     assert built.config.model.init_args.visible == 0.5
     assert built.trainer.max_epochs == 7
 
@@ -200,12 +200,12 @@ def test_the_files_of_a_scene_may_stand_as_words(
 
 def test_a_trusted_package_may_be_named(folder: Path) -> None:
     with pytest.raises(MapexError, match="--trust needs the name of a package"):
-        cli.build("fit", [*FIT[1:], "--trust"])
+        build("fit", [*FIT[1:], "--trust"])
 
 
 SHARES_FIRST = """
 import sklearn.linear_model
-from mapex_lightning.cli import build
+from mapex_lightning.cli.building import build
 trainer = build("fit", ["--config", "pretrain.yaml", "--trainer.limit_train_batches", "1"]).config.trainer
 print(repr(trainer.limit_train_batches), trainer.limit_val_batches)
 """

@@ -22,7 +22,7 @@ from mapex_lightning.model.mixture import CENSUS
 from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.pruning import Kept, Policy, census_of, choose, count_bytes, count_parameters, is_parameter
 from mapex_lightning.pruning.surgery import Cut
-from mapex_lightning.table import aligned, indented
+from mapex_lightning.text import aligned, indented, megabytes
 
 Figures = Mapping[str, Tensor]
 """See `mapex_lightning.model.specialisation.specialisation`."""
@@ -166,7 +166,7 @@ class Info:
     def table(self) -> str:
         """The same for people."""
         config = self.description.encoder
-        lines = [f"{self.source}  ({in_megabytes(self.size)})", self.heading(), "", "lineage"]
+        lines = [f"{self.source}  ({megabytes(self.size)})", self.heading(), "", "lineage"]
         lines += [f"  {number}. {line}" for number, line in enumerate(self.description.lineage, 1)]
         for modality in config.modalities:
             lines += [
@@ -294,11 +294,6 @@ def statistics(modality: Modality, across: int = 12) -> list[list[list[str]]]:
         ]
         for run in runs
     ]
-
-
-def in_megabytes(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e6:,.1f} MB"
 
 
 def _figure(value: float) -> str:

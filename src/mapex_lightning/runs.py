@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import local
 
 RUNS = Path("runs")
 """The folder, below the current one, that holds a folder per run."""
@@ -14,6 +15,10 @@ UNASKED = "hpc_ckpt_"
 """What the names of checkpoints begin with that Lightning looks for under Slurm, whoever wrote them."""
 
 BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
+"""The checkpoints in a run folder; its settings are `mapex_lightning.settings.SETTINGS`."""
+
+METRICS = "csv/metrics.csv"
+"""The figures that a run logs, in its folder."""
 
 
 def runs_of(name: str, parent: Path = RUNS) -> list[Path]:
@@ -72,9 +77,7 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
     Raises:
         MapexError: there is no such file, and the sentence lists the checkpoints that exist; or it is a URL.
     """
-    if "://" in str(wanted):
-        raise MapexError(f"Checkpoints are read from local files; download {wanted} first and give the file's path.")
-    path = Path(wanted)
+    path = local(wanted)
     if path.exists():
         return path
     if path.name == str(wanted):

@@ -11,10 +11,9 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import Timer
 
-from mapex_lightning.__main__ import STOPPED
 from mapex_lightning.checkpoint import read
+from mapex_lightning.errors import STOPPED, TRY_AGAIN
 from mapex_lightning.train.last import Last
-from mapex_lightning.train.preemption import TRY_AGAIN
 from tests.resuming import FINETUNE, PRETRAIN, Moment, assert_equal, fit, moments
 
 

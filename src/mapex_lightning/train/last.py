@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.signals import told_to_stop
 from mapex_lightning.train.callbacks import data_of
-from mapex_lightning.train.journal import lengths
+from mapex_lightning.train.log import lengths
 from mapex_lightning.train.preemption import leave
 
 GO_ON, SAVE, STOP = range(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mapex_lightning.table import aligned, indented
+from mapex_lightning.text import aligned, indented
 
 
 def test_columns_are_aligned() -> None:
