@@ -37,7 +37,7 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
-        except MisconfigurationException as error:  # found as training begins
+        except (MisconfigurationException, ValueError) as error:  # settings that do not fit, found as training begins
             raise sentence_of(error) or error from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt(_left_behind(cli)) from stop

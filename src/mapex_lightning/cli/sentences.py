@@ -25,7 +25,7 @@ def sentence_of(error: BaseException) -> MapexError | None:
     Returns:
         None for an error that is neither, which is a fault of the program.
     """
-    if isinstance(error, MisconfigurationException):
+    if isinstance(error, MisconfigurationException) or str(error).lstrip().startswith("`val_check_interval`"):
         return _misfit(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MapexError):
