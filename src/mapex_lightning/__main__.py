@@ -91,8 +91,8 @@ def _run(words: list[str]) -> int:
         return _refuse(error)
     except Preempted as stop:
         return _leave(stop)
-    except KeyboardInterrupt:
-        print("mapex: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"mapex: stopped{stop}", file=sys.stderr)
         return STOPPED
     except RuntimeError as error:
         for begins, sentence in READING.items():

@@ -141,8 +141,12 @@ class Info:
         """What made the file, in a sentence."""
         kind = KINDS[self.description.kind]
         run = ", ".join(f"{what} {count}" for what, count in self.training.items())
-        writers = " and ".join(f"{name} {version}" for name, version in self.versions.items() if name != "format")
-        return f"{kind} encoder{f' ({run})' if run else ''}, format {self.versions['format']}, written by {writers}"
+        made = f"format {self.versions['format']}, written by {self.writers()}"
+        return f"{kind} encoder{f' ({run})' if run else ''}, {made}"
+
+    def writers(self) -> str:
+        """What wrote the file."""
+        return " and ".join(f"{name} {version}" for name, version in self.versions.items() if name != "format")
 
     def shape(self) -> str:
         """The encoder in a sentence."""

@@ -17,6 +17,9 @@ UNASKED = "hpc_ckpt_"
 BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
 """The checkpoints in a run folder; its settings are `mapex_lightning.settings.SETTINGS`."""
 
+SHOWN = 8
+"""How many checkpoints are named where one is not found; a folder may hold hundreds of runs."""
+
 METRICS = "csv/metrics.csv"
 """The figures that a run logs, in its folder."""
 
@@ -75,7 +78,7 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
         parent: the folder of run folders.
 
     Raises:
-        MapexError: there is no such file, and the sentence lists the checkpoints that exist; or it is a URL.
+        MapexError: there is no such file, and the sentence lists the newest checkpoints; or it is a URL.
     """
     path = local(wanted)
     if path.exists():
@@ -84,8 +87,13 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
         found = sorted(parent.glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
         if found:
             return found[-1]
-    known = ", ".join(str(file) for file in sorted(parent.glob("*/*.ckpt"))) or f"none below {parent}/"
-    raise MapexError(f"There is no checkpoint {wanted}. Available: {known}. Give a path with --ckpt, or run mapex fit.")
+    newest = sorted(parent.glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    known = ", ".join(str(file) for file in newest[:SHOWN]) or f"none below {parent}/"
+    more = f" and {len(newest) - SHOWN} older ones" if len(newest) > SHOWN else ""
+    raise MapexError(
+        f"There is no checkpoint {wanted}. Available: {known}{more}. Give a path with --ckpt, or "
+        "make one: mapex fit with a config such as pretrain.yaml writes last.ckpt, and mapex prune writes pruned.ckpt."
+    )
 
 
 def own_checkpoint(name: str, parent: Path = RUNS) -> Path:

@@ -39,7 +39,10 @@ def save_safetensors(state: Mapping[str, Tensor], description: Mapping[str, Any]
     text = json.dumps(description)
     # "format" is what other programs look for, to see whose tensors these are.
     metadata = {"format": "pt", key: text, CHECKSUM: _checksum(state, text)}
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
+    path.chmod(mode)  # safetensors makes a file that nobody else can read
 
 
 def read_safetensors(path: Path, key: str, name: str) -> dict[str, Any]:

@@ -6,12 +6,18 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
+
 from mapex_lightning.cli.building import MapexCLI, build, say
 from mapex_lightning.cli.devices import batch_line
+from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.cli.starting import RUN_FOLDER, begun, check_processes
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep
-from mapex_lightning.train.base import shape_of
+from mapex_lightning.runs import LAST
+from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import write_results
 from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
@@ -31,10 +37,20 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
+        except (MisconfigurationException, ValueError) as error:  # settings that do not fit, found as training begins
+            raise sentence_of(error) or error from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
-            raise KeyboardInterrupt from stop
+            raise KeyboardInterrupt(_left_behind(cli)) from stop
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
+
+
+def _left_behind(cli: MapexCLI) -> str:
+    """What a run that was ended with Ctrl-C has kept; empty where it is nothing."""
+    last = cli.folder / LAST
+    if cli.command != "fit" or not last.is_file():
+        return ""
+    return f"; what was kept last is in {last}; go on from there with: mapex fit --run {cli.folder.name}"
 
 
 def _run(cli: MapexCLI, command: str) -> None:
@@ -80,7 +96,7 @@ def _fit(cli: MapexCLI) -> None:
     line = check_processes(cli.start, cli.settings(), trainer.world_size)
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}; {_size(cli.model)}", flush=True)
             if tiles := batch_line(trainer, cli.datamodule.batch_size):
                 print(tiles, flush=True)
             sweep(cli.folder, below=True)
@@ -90,6 +106,28 @@ def _fit(cli: MapexCLI) -> None:
                 print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
         cli.datamodule.load_state_dict(cli.place)
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
+        if trainer.is_global_zero and _time_is_up(trainer):
+            print(
+                f"trainer.max_time is over, after step {trainer.global_step} of {trainer.estimated_stepping_batches}; "
+                f"go on with more of it in all: mapex fit --run {cli.folder.name} --trainer.max_time DD:HH:MM:SS",
+                flush=True,
+            )
+
+
+def _size(model: MapexModule) -> str:
+    """How many parameters there are, and how many of them are trained."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    count, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
+
+
+def _time_is_up(trainer: pl.Trainer) -> bool:
+    """Whether a time limit has ended the run before its last step."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    left = [timer.time_remaining() for timer in timers]
+    return trainer.global_step < trainer.estimated_stepping_batches and any(
+        one is not None and one <= 0 for one in left
+    )
 
 
 def _figures(cli: MapexCLI, command: str) -> None:
@@ -98,6 +136,6 @@ def _figures(cli: MapexCLI, command: str) -> None:
     evaluate = cli.trainer.test if command == "test" else cli.trainer.validate
     figures = evaluate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
-        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})
-        for name, value in figures.items():
+        for name, value in figures.items():  # before they are written, which may fail
             print(f"  {name:24s}{value:.4f}", flush=True)
+        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})

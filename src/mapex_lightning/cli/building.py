@@ -11,11 +11,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mapex_lightning.checkpoint import describe, read
+from mapex_lightning.checkpoint.safetensors import SUFFIX
 from mapex_lightning.cli.devices import check, minutes, set_timeout
 from mapex_lightning.cli.quirks import quiet, whole_numbers_first
 from mapex_lightning.cli.sentences import sentence_of
@@ -106,6 +108,8 @@ class MapexCLI(LightningCLI):
                 self._go_on(self.start.last)
             elif self.config.ckpt:
                 self._start_from(find_checkpoint(self.config.ckpt))
+            elif Path(encoder := self.config.model.init_args.encoder).suffix in (".ckpt", SUFFIX):
+                say(f"starting from the encoder of {find_checkpoint(encoder)}")
         else:
             self.outputs.check(scene=self.command == "predict" and self.config.data.scene is not None)
             path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
@@ -206,6 +210,7 @@ class MapexCLI(LightningCLI):
         settings["enable_checkpointing"] = fitting
         if self.resume:
             settings["num_sanity_val_steps"] = 0  # it was done when the run began
+        settings["enable_model_summary"] = settings["enable_model_summary"] is True  # a line of ours says as much
         settings["enable_progress_bar"] = sys.stdout.isatty() and settings["enable_progress_bar"] is not False
         if settings["logger"] is None or settings["logger"] is True:
             settings["logger"] = self._loggers() if fitting else False
@@ -274,7 +279,7 @@ def build(
         raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
     try:
         return kind(command, words, prune)
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError, MisconfigurationException) as error:
         sentence = sentence_of(error)
         if sentence is None:
             raise

@@ -16,6 +16,8 @@ NO_NEWS = (
     "The dirpath has changed.*",  # a resumed run has a folder of its own
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
     ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
+    ".*could not find the monitored key in the returned metrics.*",  # a run without any validation has no best
+    "Be aware that when using `ckpt_path`, callbacks.*",  # they may differ in a run that goes on
     "Detected call of `lr_scheduler.step.* before `optimizer.step.*",  # the scaler of 16-mixed skips first steps
 )
 """Warnings that are left out."""
