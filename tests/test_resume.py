@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mapex_lightning.train.preemption import TRY_AGAIN
+from mapex_lightning.errors import TRY_AGAIN
 from tests.ranks import commands
 from tests.resuming import FINETUNE, PRETRAIN, assert_equal, losses
 
