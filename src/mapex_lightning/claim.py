@@ -57,7 +57,7 @@ def claimed(folder: Path, patience: float = 0.0) -> Iterator[None]:
 def _taken(path: Path) -> IO[str] | None:
     """The lock, open and held; None where another process holds it."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = open(path, "a+", encoding="utf-8", opener=_not_elsewhere)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -75,6 +75,11 @@ def _taken(path: Path) -> IO[str] | None:
     file.write(f"{platform.node()} {os.getpid()}\n")
     file.flush()
     return file
+
+
+def _not_elsewhere(path: str, flags: int) -> int:
+    """Opens a file itself: what a link leads to would be emptied."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _holder(path: Path) -> str:

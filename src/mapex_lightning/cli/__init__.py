@@ -60,6 +60,7 @@ from mapex_lightning.train.maps import Outputs, maps_of
 from mapex_lightning.train.memory import enough_memory
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
+from mapex_lightning.train.resuming import check_resumable
 from mapex_lightning.train.watch import Watch
 
 NO_NEWS = (
@@ -418,6 +419,9 @@ def _go(cli: MapexCLI, command: str) -> None:
 
 def _fit(cli: MapexCLI) -> None:
     trainer = cli.trainer
+    if cli.resume is not None:
+        assert isinstance(cli.model, MapexModule)
+        check_resumable(read(cli.resume), str(cli.resume), trainer, cli.model)
     line = check_processes(cli.start, cli.settings(), trainer.world_size)
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import yaml
+
 from mapex_lightning.checkpoint import read
 from mapex_lightning.claim import claimed
 from mapex_lightning.cli.words import CONFIG
@@ -39,6 +41,9 @@ FREE = (
 
 TOGETHER = ("data.batch_size", "trainer.accumulate_grad_batches")
 """Settings that may differ if the number of processes does."""
+
+ALTERED = "The file was altered; put back what it was, or begin another run from the last checkpoint: --ckpt, --run NAME."
+"""What to do about settings of a run that are none."""
 
 SLURM_WAITS = 60
 """Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self."""
@@ -84,6 +89,7 @@ def with_settings(words: list[str]) -> list[str]:
             f"There is no run {name!r} to go on with: {path} does not exist. Begin it with a config, such as: "
             f"mapex fit --config pretrain.yaml --run {name}."
         )
+    _settings_in(path)
     return ["--config", str(path), *words]
 
 
@@ -103,6 +109,8 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
     folder = RUNS / given["run"]
     last = folder / LAST
     if not last.is_file():
+        if last.is_symlink() or last.exists():
+            raise MapexError(f"{last} is no file, so the run {folder.name} cannot go on. Move it elsewhere.")
         return Start(folder)
     seen = _seen(last)
     checkpoint = read(last)
@@ -145,7 +153,7 @@ def check_same(folder: Path, given: Mapping[str, Any]) -> None:
     Raises:
         MapexError: a setting that matters differs.
     """
-    before = flat(load((folder / SETTINGS).read_text(encoding="utf-8")))
+    before = flat(_settings_in(folder / SETTINGS))
     free = {*FREE, *TOGETHER} | ({"model.init_args.encoder"} if before.get("ckpt") else set())
     differing = [
         name
@@ -160,6 +168,25 @@ def check_same(folder: Path, given: Mapping[str, Any]) -> None:
             f"{_shown(given.get(name))}.{more} Go on as it was started (mapex fit --run {folder.name} takes its own "
             f"settings), or begin another run from it: --run NAME --ckpt {folder / LAST}."
         )
+
+
+def _settings_in(path: Path) -> Mapping[str, Any]:
+    """The settings of a run, as its folder holds them.
+
+    Raises:
+        MapexError: the file was altered so that it holds none.
+    """
+    try:
+        found = load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise MapexError(f"{path} cannot be read ({_in_a_line(error)}). {ALTERED}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise MapexError(f"{path} holds no settings. {ALTERED}")
+    return found
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _shown(value: Any) -> str:
