@@ -17,7 +17,7 @@ import yaml
 from mapex_lightning.errors import MapexError
 from mapex_lightning.plain_yaml import load
 from mapex_lightning.runs import BEST, LAST, RUNS
-from mapex_lightning.table import aligned, indented
+from mapex_lightning.table import aligned, indented, printable
 
 FIGURES = ("test.json", "validate.json")
 """What ``mapex test`` and ``mapex validate`` leave in a run folder."""
@@ -33,6 +33,12 @@ TAIL = 4096
 
 SEEDS = ("seed_everything", "data.seed", "model.seed")
 """Settings that say which of several equal runs it is."""
+
+LONGEST = 1_000_000
+"""Bytes of settings or figures that are read. The settings of a run take some thousands."""
+
+LARGEST = 1e100
+"""Figures that are larger, or no numbers, have no mean; the same bound tells settings that are numbers from others."""
 
 IDLE = ("run", "config", "save_minutes", "timeout", "data.root", "data.workers")
 """Settings on which figures do not depend."""
@@ -94,8 +100,9 @@ class Figure(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[float]) -> Figure:
         """The figure of one value or more."""
-        several = len(values) > 1 and all(map(math.isfinite, values))
-        return cls(statistics.fmean(values), statistics.stdev(values) if several else None, len(values))
+        if not all(abs(value) < LARGEST for value in values):
+            return cls(math.nan if len(values) > 1 else values[0], None, len(values))
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def __str__(self) -> str:
         """For people."""
@@ -149,7 +156,8 @@ class Results:
         """For people."""
         lines = self._rows() if self.groups else []
         if self.implied:
-            lines += ["", f"These differ together with the settings above: {', '.join(self.implied)}."]
+            names = printable(", ".join(self.implied))
+            lines += ["", f"These differ together with the settings above: {names}."]
         if self.repeated:
             lines += ["", "Left out, since a later run has the same settings and seeds:"]
             lines += indented([f"{run}: see {later}" for run, later in self.repeated])
@@ -261,7 +269,7 @@ def _folders(patterns: Sequence[str], parent: Path) -> list[Path]:
     known = sorted(path for path in (parent.iterdir() if parent.is_dir() else ()) if _is_run(path))
     for pattern in patterns:
         if not any(fnmatchcase(path.name, pattern) for path in known):
-            names = ", ".join(path.name for path in known) or "none"
+            names = printable(", ".join(path.name for path in known)) or "none"
             raise MapexError(f"No run below {parent}/ is called {pattern!r}. Available: {names}.")
     if not known:
         raise MapexError(
@@ -283,11 +291,10 @@ def _read(folder: Path) -> Run | Missing:
         return Missing(folder.name, f"{why}{_progress(folder)}")
     try:
         figures = {name: value for path in present for name, value in _figures(path).items()}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         return Missing(folder.name, f"its figures cannot be read ({_line(error)}); test it again")
     try:
-        read = load((folder / SETTINGS).read_text(encoding="utf-8"))
-        settings = dict(_flat(read))
+        settings = _settings(folder)
     except FileNotFoundError:
         return Missing(folder.name, f"no {SETTINGS}, so its settings are not known")
     except (OSError, ValueError, yaml.YAMLError, MapexError) as error:
@@ -299,23 +306,47 @@ def _read(folder: Path) -> Run | Missing:
 def _progress(folder: Path) -> str:
     """How far a run has come, by its settings and the end of its log; nothing where they do not tell."""
     try:
-        limit = load((folder / SETTINGS).read_text(encoding="utf-8"))["trainer"]["max_epochs"]
+        limit = _settings(folder)["trainer.max_epochs"]
+        if not (folder / METRICS).is_file():
+            return ""
         with (folder / METRICS).open("rb") as file:
-            at = file.readline().decode().strip().split(",").index("epoch")
+            at = file.readline(LONGEST).decode().strip().split(",").index("epoch")
             file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - TAIL))
             cells = [line.split(b",")[at:] for line in reversed(file.read().splitlines())]
-        epoch = next(int(first) for first, *_ in filter(None, cells) if first)
-    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError, MapexError):
+        epoch = next(int(float(first)) for first, *_ in filter(None, cells) if first)
+    except (OSError, ValueError, OverflowError, LookupError, StopIteration, yaml.YAMLError, MapexError):
         return ""
     return f", and came as far as epoch {epoch + 1}{f' of {limit}' if limit else ''}"
 
 
 def _figures(path: Path) -> dict[str, float]:
     """The numbers of a file of figures."""
-    read = json.loads(path.read_text(encoding="utf-8"))
+    read = json.loads(_text(path))
     if not isinstance(read, dict):
         raise ValueError(f"{path.name} holds no figures")
-    return {name: value for name, value in read.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in read.items() if type(value) in (int, float)}
+
+
+def _settings(folder: Path) -> dict[str, Value]:
+    """The settings of a run.
+
+    Raises:
+        OSError: there are none.
+        ValueError, yaml.YAMLError, MapexError: they cannot be used.
+    """
+    read = load(_text(folder / SETTINGS))
+    if not isinstance(read, Mapping):
+        raise ValueError("it holds no settings")
+    return dict(_flat(read))
+
+
+def _text(path: Path) -> str:
+    """A file that is no longer than it can honestly be: run folders may come from strangers."""
+    if not path.is_file():  # which would be waited for, or has no end
+        raise FileNotFoundError(f"{path.name} is no file")
+    if (size := path.stat().st_size) > LONGEST:
+        raise ValueError(f"{path.name} has {size:,} bytes; at most {LONGEST:,} are read")
+    return path.read_text(encoding="utf-8")
 
 
 def _line(error: Exception) -> str:
@@ -336,8 +367,10 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Value]]:
                 yield from _flat(entry, f"{name}.{number}")
         else:
             yield name, ",".join(map(_shown, value))
-    else:
+    elif value is None or isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < LARGEST):
         yield name, value
+    else:  # such as a date, bytes, or what is no number
+        yield name, f"{value:#x}"[:80] if isinstance(value, int) else str(value)
 
 
 def _differing(runs: Sequence[Settings]) -> list[str]:
