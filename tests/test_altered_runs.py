@@ -1,4 +1,4 @@
-"""Checkpoints whose plain parts were altered at random: each is used or refused in a sentence, and nothing is lost."""
+"""Runs whose checkpoint or folder was altered: they go on or are refused in a sentence, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def attempt(way: str, content: dict[str, Any], place: Place, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 200))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 200))])
 def test_an_altered_checkpoint_is_used_or_refused_in_a_sentence(
     seed: int, way: str, healthy: Path, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,8 +179,12 @@ ALTERATIONS: dict[str, Callable[[Path], object]] = {
     "curves in a file": lambda run: [shutil.rmtree(run / "tensorboard"), (run / "tensorboard").touch()],
 }
 
+FAST = ("settings that are no YAML", "a lock that leads elsewhere", "metrics that are no text", "curves in a file")
 
-@pytest.mark.parametrize("alteration", ALTERATIONS)
+
+@pytest.mark.parametrize(
+    "alteration", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ALTERATIONS]
+)
 def test_an_altered_run_does_not_go_on_and_loses_nothing(
     alteration: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +198,11 @@ def test_an_altered_run_does_not_go_on_and_loses_nothing(
 
 
 SHORTENED: dict[str, Callable[[Path], object]] = {
-    "no log": lambda run: [shutil.rmtree(run / "csv"), shutil.rmtree(run / "tensorboard"), (run / "routing.csv").unlink()],
+    "no log": lambda run: [
+        shutil.rmtree(run / "csv"),
+        shutil.rmtree(run / "tensorboard"),
+        (run / "routing.csv").unlink(),
+    ],
     "an empty log": lambda run: [file.write_bytes(b"") for file in (run / "csv/metrics.csv", events(run))],
     "half a line": lambda run: os.truncate(run / "csv/metrics.csv", (run / "csv/metrics.csv").stat().st_size - 3),
     "a lock that is no text": lambda run: (run / ".lock").write_bytes(b"\xff\xfe\x00"),
@@ -203,6 +211,7 @@ SHORTENED: dict[str, Callable[[Path], object]] = {
 """What a crash of the machine can leave."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", SHORTENED)
 def test_a_run_goes_on_whatever_a_crash_has_left_of_its_log(loss: str, place: Place) -> None:
     SHORTENED[loss](place.path / "runs/mine")

@@ -18,7 +18,7 @@ from tests.test_malicious_configs import LAUGHS
 ESCAPE = "\\u001b]0;owned\\u0007"
 """What renames the window of a terminal, in the words of JSON and YAML."""
 
-HEALTHY = 'model: {class_path: FineTune, init_args: {encoder: nano}}\ntrainer: {max_epochs: 3}\nseed_everything: 1\n'
+HEALTHY = "model: {class_path: FineTune, init_args: {encoder: nano}}\ntrainer: {max_epochs: 3}\nseed_everything: 1\n"
 
 
 def settings(text: str) -> Callable[[Path], object]:

@@ -17,6 +17,9 @@ from mapex_lightning.errors import MapexError
 LOCK = ".lock"
 """Name of the lock in a folder; it says who holds it."""
 
+OWN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+"""Opens the file itself: what a link leads to would be emptied."""
+
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -57,7 +60,7 @@ def claimed(folder: Path, patience: float = 0.0) -> Iterator[None]:
 def _taken(path: Path) -> IO[str] | None:
     """The lock, open and held; None where another process holds it."""
     while True:
-        file = open(path, "a+", encoding="utf-8", opener=_not_elsewhere)
+        file = os.fdopen(os.open(path, OWN, 0o666), "a+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -75,11 +78,6 @@ def _taken(path: Path) -> IO[str] | None:
     file.write(f"{platform.node()} {os.getpid()}\n")
     file.flush()
     return file
-
-
-def _not_elsewhere(path: str, flags: int) -> int:
-    """Opens a file itself: what a link leads to would be emptied."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _holder(path: Path) -> str:

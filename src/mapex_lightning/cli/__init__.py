@@ -14,6 +14,7 @@ from typing import Any, get_args
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -32,7 +33,7 @@ from mapex_lightning.cli.starting import (
     start_of,
     with_settings,
 )
-from mapex_lightning.cli.trust import check_offline, trust
+from mapex_lightning.cli.trust import check_offline, check_settings, trust
 from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
@@ -137,9 +138,10 @@ class MapexCLI(LightningCLI):
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the settings and makes sure that none is an address."""
+        """Reads the settings and makes sure that none is an address, and each one that somebody looks at."""
         super().parse_arguments(parser, args)
         check_offline(self.config)
+        check_settings(self.config)
 
     def before_instantiate_classes(self) -> None:
         """Decides about checkpoint and run folder before anything is built."""
@@ -322,7 +324,7 @@ def build(
         raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
     try:
         return kind(command, words, prune)
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError, MisconfigurationException) as error:
         sentence = sentence_of(error)
         if sentence is None:
             raise
@@ -373,6 +375,11 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
+        except (MisconfigurationException, RuntimeError) as error:
+            sentence = sentence_of(error)
+            if sentence is None:
+                raise
+            raise sentence from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from stop
     finally:

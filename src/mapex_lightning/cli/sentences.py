@@ -9,6 +9,7 @@ import sys
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mapex_lightning.data import sets
 from mapex_lightning.data.module import TileData
@@ -17,20 +18,29 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs
 from mapex_lightning.train.pretrain import Pretrain
 
+LIGHTNINGS = ("Early stopping conditioned on metric",)
+"""How errors of Lightning begin that are about a setting, and have no kind of their own."""
+
+REFUSED = "Does not validate against any of the Union subtypes"
+"""How the error begins that jsonargparse makes of a class that does not take its settings."""
+
 
 def sentence_of(error: BaseException) -> MapexError | None:
-    """The sentence for an error in building: one of ours, though jsonargparse has wrapped it, or of jsonargparse.
+    """The sentence for an error about settings: one of ours, though jsonargparse has wrapped it, its own, Lightning's.
 
     Returns:
         None for an error that is neither, which is a fault of the program.
     """
+    if isinstance(error, MisconfigurationException) or str(error).startswith(LIGHTNINGS):
+        return MapexError(" ".join(str(error).split()))
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MapexError):
         cause = cause.__cause__
-    return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
+    of_jsonargparse = isinstance(error, ArgumentError) or str(error).startswith(REFUSED)
+    return _sentence(error) if cause is None and of_jsonargparse else cause
 
 
-def _sentence(error: ArgumentError) -> MapexError:
+def _sentence(error: BaseException) -> MapexError:
     """What jsonargparse says, in the shape of our own errors, with the nearest known name."""
     message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
     message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)

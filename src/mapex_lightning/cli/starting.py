@@ -42,7 +42,9 @@ FREE = (
 TOGETHER = ("data.batch_size", "trainer.accumulate_grad_batches")
 """Settings that may differ if the number of processes does."""
 
-ALTERED = "The file was altered; put back what it was, or begin another run from the last checkpoint: --ckpt, --run NAME."
+ALTERED = (
+    "The file was altered; put back what it was, or begin another run from the last checkpoint: --ckpt, --run NAME."
+)
 """What to do about settings of a run that are none."""
 
 SLURM_WAITS = 60
@@ -135,7 +137,8 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
 
 def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """Where in an epoch the run of a checkpoint stands."""
-    return dict(checkpoint.get(TileData.__qualname__, {}))
+    place = checkpoint.get(TileData.__qualname__, {})
+    return dict(place) if isinstance(place, dict) else {}  # what is none is refused by `check_resumable`
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

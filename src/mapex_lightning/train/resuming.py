@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -10,13 +11,22 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from mapex_lightning.checkpoint import check_fits, describe
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.train.base import MapexModule
 from mapex_lightning.train.last import Last, Sharing
 from mapex_lightning.train.optim import configure
 
-NEEDED = ("epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+NEEDED = (
+    "epoch",
+    "global_step",
+    "pytorch-lightning_version",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+)
 """What Lightning reads of the checkpoint of a run, beside weights."""
 
 PLACE = ("epoch", "batches", "together")
@@ -43,6 +53,9 @@ def check_resumable(checkpoint: Mapping[str, Any], source: str, trainer: pl.Trai
     Raises:
         MapexError: something is missing, or is nothing that could stand there.
     """
+    if replace(describe(checkpoint).encoder, allowed=()) != replace(module.encoder.config, allowed=()):
+        raise MapexError(f"{source} holds another encoder than the config describes; go on with its own config.")
+    check_fits(module, checkpoint["state_dict"], source)
     look = _Look(source)
     for name in NEEDED:
         look.that(name in checkpoint, name)
