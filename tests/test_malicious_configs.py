@@ -102,7 +102,8 @@ KINDS: dict[str, dict[str, str]] = {
 }
 
 MISTAKEN = {
-    "a setting of a logger": "trainer: {logger: {class_path: CSVLogger, init_args: {save_dir: x}, dict_kwargs: {a: 1}}}",
+    "a setting of a logger": "trainer: {logger: {class_path: CSVLogger, init_args: {save_dir: x}, "
+    "dict_kwargs: {a: 1}}}",
     "a setting of TensorBoard": "trainer: {logger: {class_path: TensorBoardLogger, init_args: {save_dir: x}, "
     "dict_kwargs: {a: 1}}}",
     "a setting of a profiler": "trainer: {profiler: {class_path: SimpleProfiler, dict_kwargs: {a: 1}}}",

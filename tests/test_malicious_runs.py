@@ -53,6 +53,13 @@ def long(name: str) -> Callable[[Path], object]:
     return grow
 
 
+def log_alone(run: Path) -> Path:
+    """A run that was not tested; the folder of its log."""
+    (run / "test.json").unlink()
+    (run / "csv").mkdir()
+    return run / "csv"
+
+
 ATTACKS: dict[str, Callable[[Path], object]] = {
     "a tag": settings("run: !!python/object/apply:os.system ['touch proof']"),
     "a tag with an escape": settings("run: !<tag:%1b%5d0;owned%07> 1"),
@@ -82,11 +89,9 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "figures that lead to all there is": elsewhere("test.json", "/dev/zero"),
     "figures that are waited for": waiting("test.json"),
     "figures of a terabyte": long("test.json"),
-    "a log that is waited for": lambda run: [(run / "test.json").unlink(), (run / "csv").mkdir(), waiting("csv/metrics.csv")(run)],
-    "a log of a terabyte": lambda run: [(run / "test.json").unlink(), (run / "csv").mkdir(), long("csv/metrics.csv")(run)],
-    "a log without lines": lambda run: [
-        (run / "test.json").unlink(), (run / "csv").mkdir(), (run / "csv/metrics.csv").write_bytes(b"epoch\n" + b"9" * 9_000)
-    ],
+    "a log that is waited for": lambda run: waiting("metrics.csv")(log_alone(run)),
+    "a log of a terabyte": lambda run: long("metrics.csv")(log_alone(run)),
+    "a log without lines": lambda run: (log_alone(run) / "metrics.csv").write_bytes(b"epoch\n" + b"9" * 9_000),
     "a name with an escape": lambda run: run.rename(run.with_name("x\x1b]0;owned\x07\nmapex: all is well")),
     "a folder that leads elsewhere": lambda run: (run.with_name("z")).symlink_to("/proc/self"),
 }  # fmt: skip

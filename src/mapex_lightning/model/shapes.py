@@ -1,4 +1,4 @@
-"""The names and shapes of an encoder's weights, told from its description alone, with no layer made and none imported."""
+"""The names and shapes of an encoder's weights, told from its description alone, with no layer made."""
 
 from __future__ import annotations
 
