@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 
 from mapex_lightning.__main__ import COMMANDS, main
 from mapex_lightning.checkpoint import KEY, load, load_decoder, read
+from mapex_lightning.checkpoint.safetensors import CHECKSUM, _checksum
 from mapex_lightning.cli.starting import RUN_FOLDER
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.info import inform
-from mapex_lightning.portable import CHECKSUM, _checksum
 from mapex_lightning.runs import find_checkpoint
-from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain

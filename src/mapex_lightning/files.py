@@ -13,9 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.text import megabytes
 
 FOREIGN = 86_400.0
 """Seconds after which a temporary file that nobody has written to is taken away, if its process cannot be asked for."""
+
+LONGEST = 1_000_000
+"""Bytes of settings or figures that are read. The settings of a run take some thousands."""
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<place>[\w-]+)\.(?P<process>\d{1,9})\.(?P<word>\w+)\.part")
 """How temporary files are called; see `temporary`."""
@@ -83,11 +87,22 @@ def _abandoned(path: Path, place: str, process: int) -> bool:
     return False
 
 
+def local(path: str | Path) -> Path:
+    """A path, which is no address.
+
+    Raises:
+        MapexError: it is one.
+    """
+    if "://" in str(path):
+        raise MapexError(f"Checkpoints are read from local files; download {path} first and give the file's path.")
+    return Path(path)
+
+
 def write_whole(
     path: str | Path,
     writer: Callable[[Path], object],
     room: int = 0,
-    proof: Callable[[Path], object] = lambda beside: None,
+    check: Callable[[Path], object] = lambda beside: None,
 ) -> None:
     """Lets `writer` write a temporary file beside `path`, then renames it: a reader never meets half a file.
 
@@ -97,7 +112,7 @@ def write_whole(
         path: the target; its folder is made.
         writer: called with the temporary path.
         room: bytes that it will about need; 0 where nobody knows.
-        proof: called with the temporary path when all of it is on the disk; where it raises, the old file stays.
+        check: called with the temporary path when all of it is on the disk; where it raises, the old file stays.
 
     Raises:
         MapexError: the folder cannot be written to or the disk is full; the old file is untouched.
@@ -109,7 +124,7 @@ def write_whole(
         _check_room(path, room)
         writer(beside)
         _sync(beside)
-        proof(beside)
+        check(beside)
         beside.replace(path)
     except OSError as error:
         raise _unwritten(path, error) from error
@@ -143,6 +158,20 @@ def write_folder_whole(path: str | Path, writer: Callable[[Path], object]) -> No
         for leftover in (beside, old):
             shutil.rmtree(leftover, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def read_text(path: Path) -> str:
+    """A text file that a stranger may have put there, read only if it is no longer than a honest one.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+        ValueError: it is too long, or no UTF-8.
+    """
+    if not path.is_file():  # a pipe would be waited for, and a device may have no end
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+    if (size := path.stat().st_size) > LONGEST:
+        raise ValueError(f"{path.name} has {size:,} bytes; at most {LONGEST:,} are read")
+    return path.read_text(encoding="utf-8")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -181,7 +210,7 @@ def _check_room(path: Path, room: int) -> None:
     disk = shutil.disk_usage(path.parent)
     if disk.total and room > disk.free:
         raise MapexError(
-            f"{path} needs {room / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free in {path.parent}; what was there "
+            f"{path} needs {megabytes(room)}, and {megabytes(disk.free)} are free in {path.parent}; what was there "
             "before is untouched. Make room there, or write to another folder."
         )
 

@@ -6,27 +6,20 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mapex_lightning.errors import MapexError
-from mapex_lightning.plain_yaml import load
-from mapex_lightning.runs import BEST, LAST, RUNS
-from mapex_lightning.table import aligned, indented, printable
+from mapex_lightning.files import LONGEST, read_text
+from mapex_lightning.runs import BEST, LAST, METRICS, RUNS
+from mapex_lightning.settings import IDLE, SETTINGS, among, flat, read_settings
+from mapex_lightning.text import aligned, indented, one_line, visible
 
 FIGURES = ("test.json", "validate.json")
 """What ``mapex test`` and ``mapex validate`` leave in a run folder."""
-
-SETTINGS = "config.yaml"
-"""What ``mapex fit`` leaves there: all settings of the run."""
-
-METRICS = Path("csv") / "metrics.csv"
-"""Where it logs."""
 
 TAIL = 4096
 """Bytes at the end of the log in which its last line is."""
@@ -34,17 +27,13 @@ TAIL = 4096
 SEEDS = ("seed_everything", "data.seed", "model.seed")
 """Settings that say which of several equal runs it is."""
 
-LONGEST = 1_000_000
-"""Bytes of settings or figures that are read. The settings of a run take some thousands."""
-
 LARGEST = 1e100
 """Figures that are larger, or no numbers, have no mean; the same bound tells settings that are numbers from others."""
 
-IDLE = ("run", "config", "save_minutes", "timeout", "data.root", "data.workers")
-"""Settings on which figures do not depend."""
-
 FIRST = ("model", "data.sets", "data.modalities", "model.encoder", "data.shots")
 """Settings that are looked at first for what tells runs apart, and those below them; then all others in their order."""
+
+PACKAGE = __name__.partition(".")[0]
 
 Value = str | int | float | bool | None
 Settings = Mapping[str, Value]
@@ -68,7 +57,7 @@ class Run:
 
     Args:
         name: its name.
-        settings: all settings by the names that the command line has for them, without those of `IDLE`.
+        settings: all settings that may tell it apart, by name; see `mapex_lightning.settings`.
         figures: by name, such as ``test/accuracy``.
         when: when the figures were written, in seconds.
     """
@@ -156,8 +145,7 @@ class Results:
         """For people."""
         lines = self._rows() if self.groups else []
         if self.implied:
-            names = printable(", ".join(self.implied))
-            lines += ["", f"These differ together with the settings above: {names}."]
+            lines += ["", f"These differ together with the settings above: {visible(', '.join(self.implied))}."]
         if self.repeated:
             lines += ["", "Left out, since a later run has the same settings and seeds:"]
             lines += indented([f"{run}: see {later}" for run, later in self.repeated])
@@ -269,7 +257,7 @@ def _folders(patterns: Sequence[str], parent: Path) -> list[Path]:
     known = sorted(path for path in (parent.iterdir() if parent.is_dir() else ()) if _is_run(path))
     for pattern in patterns:
         if not any(fnmatchcase(path.name, pattern) for path in known):
-            names = printable(", ".join(path.name for path in known)) or "none"
+            names = visible(", ".join(path.name for path in known)) or "none"
             raise MapexError(f"No run below {parent}/ is called {pattern!r}. Available: {names}.")
     if not known:
         raise MapexError(
@@ -292,21 +280,21 @@ def _read(folder: Path) -> Run | Missing:
     try:
         figures = {name: value for path in present for name, value in _figures(path).items()}
     except (OSError, ValueError, RecursionError, OverflowError) as error:
-        return Missing(folder.name, f"its figures cannot be read ({_line(error)}); test it again")
+        return Missing(folder.name, f"its figures cannot be read ({one_line(error)}); test it again")
     try:
-        settings = _settings(folder)
+        settings = flat(read_settings(folder))
     except FileNotFoundError:
         return Missing(folder.name, f"no {SETTINGS}, so its settings are not known")
-    except (OSError, ValueError, yaml.YAMLError, MapexError) as error:
-        return Missing(folder.name, f"its {SETTINGS} cannot be read ({_line(error)})")
-    its = {name: value for name, value in settings.items() if name not in IDLE}
+    except MapexError as error:
+        return Missing(folder.name, f"its {SETTINGS} cannot be read ({one_line(error.__cause__ or error)})")
+    its = {name: _plain(value) for name, value in settings.items() if not among(name, IDLE)}
     return Run(folder.name, its, figures, max(path.stat().st_mtime for path in present))
 
 
 def _progress(folder: Path) -> str:
     """How far a run has come, by its settings and the end of its log; nothing where they do not tell."""
     try:
-        limit = _settings(folder)["trainer.max_epochs"]
+        limit = read_settings(folder)["trainer"]["max_epochs"]
         if not (folder / METRICS).is_file():
             return ""
         with (folder / METRICS).open("rb") as file:
@@ -314,63 +302,29 @@ def _progress(folder: Path) -> str:
             file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - TAIL))
             cells = [line.split(b",")[at:] for line in reversed(file.read().splitlines())]
         epoch = next(int(float(first)) for first, *_ in filter(None, cells) if first)
-    except (OSError, ValueError, OverflowError, LookupError, StopIteration, yaml.YAMLError, MapexError):
+    except (OSError, ValueError, OverflowError, LookupError, TypeError, StopIteration, MapexError):
         return ""
     return f", and came as far as epoch {epoch + 1}{f' of {limit}' if limit else ''}"
 
 
 def _figures(path: Path) -> dict[str, float]:
     """The numbers of a file of figures."""
-    read = json.loads(_text(path))
+    read = json.loads(read_text(path))
     if not isinstance(read, dict):
         raise ValueError(f"{path.name} holds no figures")
     return {name: float(value) for name, value in read.items() if type(value) in (int, float)}
 
 
-def _settings(folder: Path) -> dict[str, Value]:
-    """The settings of a run.
-
-    Raises:
-        OSError: there are none.
-        ValueError, yaml.YAMLError, MapexError: they cannot be used.
-    """
-    read = load(_text(folder / SETTINGS))
-    if not isinstance(read, Mapping):
-        raise ValueError("it holds no settings")
-    return dict(_flat(read))
-
-
-def _text(path: Path) -> str:
-    """A file that is no longer than it can honestly be: run folders may come from strangers."""
-    if not path.is_file():  # which would be waited for, or has no end
-        raise FileNotFoundError(f"{path.name} is no file")
-    if (size := path.stat().st_size) > LONGEST:
-        raise ValueError(f"{path.name} has {size:,} bytes; at most {LONGEST:,} are read")
-    return path.read_text(encoding="utf-8")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Value]]:
-    """Settings by the names that the command line has for them; a list of plain values is one."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            if key == "class_path":
-                yield name, str(entry).rpartition(".")[2]
-            else:
-                yield from _flat(entry, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        if any(isinstance(entry, Mapping | list) for entry in value):
-            for number, entry in enumerate(value):
-                yield from _flat(entry, f"{name}.{number}")
-        else:
-            yield name, ",".join(map(_shown, value))
-    elif value is None or isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < LARGEST):
-        yield name, value
-    else:  # such as a date, bytes, or what is no number
-        yield name, f"{value:#x}"[:80] if isinstance(value, int) else str(value)
+def _plain(value: Any) -> Value:
+    """A setting as it is compared and shown: a list as one text, and of a class of ours its name alone."""
+    if isinstance(value, list):
+        return ",".join(map(_shown, value))
+    if isinstance(value, str) and value.startswith(f"{PACKAGE}."):
+        return value.rpartition(".")[2]
+    if value is None or isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < LARGEST):
+        plain: Value = value
+        return plain
+    return f"{value:#x}"[:80] if isinstance(value, int) else str(value)  # such as a date, or what is no number
 
 
 def _differing(runs: Sequence[Settings]) -> list[str]:

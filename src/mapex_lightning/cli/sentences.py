@@ -18,7 +18,7 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs
 from mapex_lightning.train.pretrain import Pretrain
 
-LIGHTNINGS = ("Early stopping conditioned on metric",)
+LIGHTNINGS = ("Early stopping conditioned on metric", "`val_check_interval`")
 """How errors of Lightning begin that are about a setting, and have no kind of their own."""
 
 REFUSED = "Does not validate against any of the Union subtypes"
@@ -26,18 +26,24 @@ REFUSED = "Does not validate against any of the Union subtypes"
 
 
 def sentence_of(error: BaseException) -> MapexError | None:
-    """The sentence for an error about settings: one of ours, though jsonargparse has wrapped it, its own, Lightning's.
+    """The sentence for settings that cannot be used: ours, though jsonargparse has wrapped it, its own, or Lightning's.
 
     Returns:
         None for an error that is neither, which is a fault of the program.
     """
-    if isinstance(error, MisconfigurationException) or str(error).startswith(LIGHTNINGS):
-        return MapexError(" ".join(str(error).split()))
+    if isinstance(error, MisconfigurationException) or str(error).lstrip().startswith(LIGHTNINGS):
+        return _misfit(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MapexError):
         cause = cause.__cause__
     of_jsonargparse = isinstance(error, ArgumentError) or str(error).startswith(REFUSED)
     return _sentence(error) if cause is None and of_jsonargparse else cause
+
+
+def _misfit(error: BaseException) -> MapexError:
+    """The sentence for settings of the Trainer that Lightning cannot use."""
+    message = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    return MapexError(f"A setting of the Trainer cannot be used: {message}. See mapex COMMAND --help-all.")
 
 
 def _sentence(error: BaseException) -> MapexError:

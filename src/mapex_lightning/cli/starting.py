@@ -10,27 +10,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import yaml
-
 from mapex_lightning.checkpoint import read
-from mapex_lightning.claim import claimed
 from mapex_lightning.cli.words import CONFIG
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.plain_yaml import load
+from mapex_lightning.lock import locked
 from mapex_lightning.runs import LAST, RUNS, check_name, new_run
-from mapex_lightning.train.journal import cut
+from mapex_lightning.settings import IDLE, SETTINGS, among, flat, read_settings
 from mapex_lightning.train.last import Sharing
-
-SETTINGS = "config.yaml"
-"""The settings of a run, in its folder."""
+from mapex_lightning.train.log import cut
 
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
 
 FREE = (
-    *("config", "ckpt", "run", "save_minutes", "timeout"),
-    *(f"data.{name}" for name in ("workers", "root", "predict", "scene", "reading", "overlap")),
+    *(*IDLE, "ckpt", "compile"),
+    *(f"data.{name}" for name in ("predict", "scene", "reading", "overlap")),
     *(f"trainer.{name}" for name in ("accelerator", "strategy", "devices", "num_nodes", "plugins", "callbacks")),
     *(f"trainer.{name}" for name in ("logger", "log_every_n_steps", "profiler", "default_root_dir", "max_time")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
@@ -41,11 +36,6 @@ FREE = (
 
 TOGETHER = ("data.batch_size", "trainer.accumulate_grad_batches")
 """Settings that may differ if the number of processes does."""
-
-ALTERED = (
-    "The file was altered; put back what it was, or begin another run from the last checkpoint: --ckpt, --run NAME."
-)
-"""What to do about settings of a run that are none."""
 
 SLURM_WAITS = 60
 """Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self."""
@@ -91,7 +81,7 @@ def with_settings(words: list[str]) -> list[str]:
             f"There is no run {name!r} to go on with: {path} does not exist. Begin it with a config, such as: "
             f"mapex fit --config pretrain.yaml --run {name}."
         )
-    _settings_in(path)
+    read_settings(path.parent)
     return ["--config", str(path), *words]
 
 
@@ -99,7 +89,7 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
     """Decides about the run folder.
 
     Args:
-        given: all settings, as `flat` gives them.
+        given: all settings, as `mapex_lightning.settings.flat` gives them.
         name: of the run where no ``--run`` is given.
 
     Raises:
@@ -141,27 +131,16 @@ def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return dict(place) if isinstance(place, dict) else {}  # what is none is refused by `check_resumable`
 
 
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by dotted name; lists are values."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = flat(value) if isinstance(value, Mapping) and value else None
-        found |= {key: value} if inner is None else {f"{key}.{name}": one for name, one in inner.items()}
-    return found
-
-
 def check_same(folder: Path, given: Mapping[str, Any]) -> None:
     """Makes sure that a run goes on as it began.
 
     Raises:
         MapexError: a setting that matters differs.
     """
-    before = flat(_settings_in(folder / SETTINGS))
-    free = {*FREE, *TOGETHER} | ({"model.init_args.encoder"} if before.get("ckpt") else set())
+    before = flat(read_settings(folder))
+    free = {*FREE, *TOGETHER} | ({"model.encoder"} if before.get("ckpt") else set())
     differing = [
-        name
-        for name in sorted({*before, *given})
-        if before.get(name) != given.get(name) and not any(f"{name}.".startswith(f"{one}.") for one in free)
+        name for name in sorted({*before, *given}) if before.get(name) != given.get(name) and not among(name, free)
     ]
     if differing:
         name = differing[0]
@@ -171,25 +150,6 @@ def check_same(folder: Path, given: Mapping[str, Any]) -> None:
             f"{_shown(given.get(name))}.{more} Go on as it was started (mapex fit --run {folder.name} takes its own "
             f"settings), or begin another run from it: --run NAME --ckpt {folder / LAST}."
         )
-
-
-def _settings_in(path: Path) -> Mapping[str, Any]:
-    """The settings of a run, as its folder holds them.
-
-    Raises:
-        MapexError: the file was altered so that it holds none.
-    """
-    try:
-        found = load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise MapexError(f"{path} cannot be read ({_in_a_line(error)}). {ALTERED}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        raise MapexError(f"{path} holds no settings. {ALTERED}")
-    return found
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _shown(value: Any) -> str:
@@ -259,7 +219,7 @@ def begun(start: Start) -> Iterator[None]:
     Raises:
         MapexError: another process works on the run, or has worked on it since `start_of` looked.
     """
-    with claimed(start.folder, SLURM_WAITS if "SLURM_RESTART_COUNT" in os.environ else 0):
+    with locked(start.folder, SLURM_WAITS if "SLURM_RESTART_COUNT" in os.environ else 0):
         last = start.folder / LAST
         if (_seen(last) if last.is_file() else ()) != start.seen:
             raise MapexError(f"Another process has worked on the run {start.folder.name} meanwhile; start again.")

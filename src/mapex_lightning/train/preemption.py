@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Sequence
 from typing import NoReturn
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from mapex_lightning.errors import Preempted
-
-TRY_AGAIN = 75
-"""The exit code of a run that has kept its state and wants to go on, as in sysexits.h (EX_TEMPFAIL)."""
+from mapex_lightning.errors import TRY_AGAIN, Preempted
+from mapex_lightning.train.liveness import take_over
 
 ANSWER = 60
 """Seconds in which Slurm has to answer."""
@@ -79,18 +75,6 @@ def leave(trainer: pl.Trainer, kept: str, name: str, named: bool) -> NoReturn:
         sentence += f"; go on with the same command and --run {name}, or: mapex fit --run {name}." if code else "."
         sentence += f" Job {number} was not put back into the queue: {why}." if why else ""
     code = trainer.strategy.broadcast(code)
-    raise Preempted(sentence if trainer.is_global_zero else "", code, _part_from_children(trainer))
-
-
-def _part_from_children(trainer: pl.Trainer) -> Sequence[subprocess.Popen[bytes]]:
-    """The processes that this one has started, which Lightning then no longer watches.
-
-    It takes any exit code but 0 of one of them for a crash, and kills all others.
-    """
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return ()
-    children = tuple(launcher.procs)
-    launcher.procs.clear()
-    trainer.strategy.barrier()
-    return children
+    take_over(trainer)
+    trainer.strategy.barrier()  # none ends before that: Lightning would take it for a crash and kill the others
+    raise Preempted(sentence if trainer.is_global_zero else "", code)
