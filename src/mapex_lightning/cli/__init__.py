@@ -123,7 +123,8 @@ def _size(model: MapexModule) -> str:
 
 def _time_is_up(trainer: pl.Trainer) -> bool:
     """Whether a time limit has ended the run before its last step."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    # The Trainer has the attribute but does not declare it.
+    timers = [callback for callback in vars(trainer)["callbacks"] if isinstance(callback, Timer)]
     left = [timer.time_remaining() for timer in timers]
     return trainer.global_step < trainer.estimated_stepping_batches and any(
         one is not None and one <= 0 for one in left
