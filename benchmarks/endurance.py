@@ -3,11 +3,12 @@
     python -m benchmarks.endurance
     python -m benchmarks.endurance --minutes 6 --every 2 --out FOLDER
 
-Preset nano pre-trains on synthetic tiles, with a process that reads data. Every few minutes the run gets SIGUSR1 or
-SIGTERM in turn, must end with exit code 75, and `mapex fit --run` is called again with the same words. Then every step
-must stand in the run's log exactly once. Memory is what the run and its children hold of their own (PSS), sampled
-every few seconds; its first third, in which everything is used for the first time, does not count: what is compared is
-the median of the second third of a stretch and that of the last.
+Preset nano pre-trains on synthetic tiles in short epochs, each with validation, pictures and checkpoints, and with a
+process that reads data. Every few minutes the run gets SIGUSR1 or SIGTERM in turn, must end with exit code 75, and
+`mapex fit --run` is called again with the same words. Then every step must stand in the run's log exactly once. Memory
+is what the run and its children hold of their own (PSS), sampled every few seconds; its first third, in which
+everything is used for the first time, does not count: what is compared is the median of the second third of a stretch
+and that of the last.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ from benchmarks.measure import machine, table
 RUN = "endurance"
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
-AGAIN = 75
-"""The exit code by which a run asks to be started again."""
+TILES = "[{class_path: Synthetic, init_args: {train: 512, val: 64, test: 64}}]"
 
 GRACE = 120.0
 """Seconds that a pre-empted run may take to end."""
@@ -120,7 +120,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", nargs=argparse.REMAINDER, default=[], help="the rest: words of mapex fit")
     given = parser.parse_args(words)
     fit = [sys.executable, "-m", "mapex_lightning", "fit", "--config", "pretrain.yaml", "--run", RUN]
-    fit += ["--data.workers", "1", "--trainer.log_every_n_steps", "1", "--trainer.max_epochs", "200", *given.settings]
+    fit += ["--data.sets", TILES, "--data.batch_size", "16", "--data.workers", "1"]
+    fit += ["--trainer.log_every_n_steps", "1", "--trainer.max_epochs", "2000", *given.settings]
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.target import mean_over_modalities
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.callbacks import Throughput
+from mapex_lightning.train.nonfinite import SkipNonFinite
 from mapex_lightning.train.optim import configure
 from mapex_lightning.train.pretrain import Pretrain
-from mapex_lightning.train.watch import Watch
 
 TILES, SIDE = 4, 16
 """Tiles of a batch, and pixels of their sides."""
@@ -86,7 +86,7 @@ def model(folder: Path) -> Pretrain:
 def through_trainer(steps: int, every: int, clock: Clock, folder: Path, watched: bool = True) -> list[float]:
     """When each step of a fit ended that logs every `every` steps to TensorBoard and CSV, as `mapex fit` does.
 
-    Without watching for steps that are no numbers there is neither `Watch` nor what it needs of the module.
+    Without watching for steps that are no numbers there is neither `SkipNonFinite` nor what it needs of the module.
     """
     stamps = Stamps(clock)
     loggers: list[Logger] = [TensorBoardLogger(folder, name=""), CSVLogger(folder, name="")]
@@ -94,7 +94,7 @@ def through_trainer(steps: int, every: int, clock: Clock, folder: Path, watched:
         max_steps=steps,
         accelerator="cpu",
         logger=loggers,
-        callbacks=[*([Watch()] if watched else []), Throughput(), stamps],
+        callbacks=[*([SkipNonFinite()] if watched else []), Throughput(), stamps],
         log_every_n_steps=every,
         gradient_clip_val=1.0,
         enable_checkpointing=False,

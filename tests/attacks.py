@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from mapex_lightning.checkpoint import KEY
-from mapex_lightning.proof import END, END_SIZE, Proving
+from mapex_lightning.checkpoint.checksum import END, END_SIZE, ChecksumWriter
 from tests.builders import checkpoint_of, config_of, encoder_of
 
 PROOF = "proof"
@@ -53,11 +53,11 @@ def whole() -> dict[str, Any]:
 def put(content: bytes, path: Path) -> None:
     """Writes a file as an attacker would, with the right checksum where it is an archive. Every payload comes here."""
     if content[-END_SIZE:].startswith(END):
-        proven = io.BytesIO()
-        proving = Proving(proven)
-        proving.write(content)
-        proving.finish()
-        content = proven.getvalue()
+        target = io.BytesIO()
+        writer = ChecksumWriter(target)
+        writer.write(content)
+        writer.finish()
+        content = target.getvalue()
     path.write_bytes(content)
 
 

@@ -24,7 +24,7 @@ from mapex_lightning.modality import Modality
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.tiles import Tile
 from mapex_lightning.train.base import MapexModule, tiles_of
-from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.sharded import FullySharded

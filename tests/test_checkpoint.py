@@ -30,10 +30,10 @@ from mapex_lightning.checkpoint import (
     save,
     write,
 )
+from mapex_lightning.checkpoint.checksum import ChecksumWriter
 from mapex_lightning.errors import MapexError
 from mapex_lightning.model.decoder import Decoder, DecoderConfig
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.proof import Proving
 from tests.builders import checkpoint_of, config_of, encoder_of, observe, tiles_of
 from tests.disks import disk, fill, make_read_only
 from tests.kills import kill, toll_of
@@ -204,9 +204,9 @@ def test_a_file_that_says_it_has_a_checksum_and_has_none_is_refused(tmp_path: Pa
 def test_a_checksum_does_not_make_a_file_that_would_run_code_a_safe_one(tmp_path: Path) -> None:
     path, trap = tmp_path / "planted.ckpt", tmp_path / "proof"
     with path.open("wb") as opened:
-        proving = Proving(opened)
-        torch.save({**checkpoint_of(encoder_of(CONFIG)), "extra": Planted(trap)}, cast("BinaryIO", proving))
-        proving.finish()
+        writer = ChecksumWriter(opened)
+        torch.save({**checkpoint_of(encoder_of(CONFIG)), "extra": Planted(trap)}, cast("BinaryIO", writer))
+        writer.finish()
     with pytest.raises(MapexError, match=r"planted\.ckpt is refused: it is not a checkpoint of plain weights"):
         read(path)
     assert not trap.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from mapex_lightning import cli
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import read
+from mapex_lightning.cli.building import build
 from mapex_lightning.cli.words import config_file, packaged_configs
 from mapex_lightning.errors import MapexError
-from tests.workshop import SMALL, TILES, pretrain
+from tests.workshop import SMALL, TILES, finetune, pretrain
 
 FIT = ["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
 TORCHGEO = (
@@ -24,6 +25,7 @@ TORCHGEO = (
 )
 
 BAD = {
+    "a time limit of another form": ([*FIT, "--trainer.max_time", "5"], ["'5'", "DD:HH:MM:SS"]),
     "no config": (["fit"], ["needs a config", "pretrain.yaml"]),
     "an unknown config": (
         ["fit", "--config", "pretrian.yaml"],
@@ -68,7 +70,10 @@ BAD = {
         ["test", "--config", "synthetic.yaml"],
         ["no trained model", "--ckpt PATH"],
     ),
-    "no checkpoint to start from": (["fit", "--config", "synthetic.yaml"], ["pruned.ckpt", "--ckpt"]),
+    "no checkpoint to start from": (
+        ["fit", "--config", "synthetic.yaml"],
+        ["pruned.ckpt", "--ckpt", "mapex prune writes pruned.ckpt"],
+    ),
     "a missing checkpoint": (["prune", "--ckpt", "gone.ckpt", "--keep", "s1"], ["gone.ckpt", "Available"]),
     "prune without keep": (["prune", "--ckpt", "gone.ckpt"], ["--keep", "--help"]),
     "an unknown option of prune": (["prune", "--ckpt", "a.ckpt", "--keep", "s1", "--kep", "x"], ["--kep"]),
@@ -155,7 +160,7 @@ def test_a_pre_training_checkpoint_is_not_tested(folder: Path, capsys: pytest.Ca
 
 def test_later_configs_win(folder: Path) -> None:
     (folder / "mine.yaml").write_text("model: {init_args: {visible: 0.5}}\ntrainer: {max_epochs: 7}\n")
-    built = cli.build("fit", [*FIT[1:], "--config", "mine.yaml"])
+    built = build("fit", [*FIT[1:], "--config", "mine.yaml"])
     assert built.config.model.init_args.visible == 0.5
     assert built.trainer.max_epochs == 7
 
@@ -195,12 +200,12 @@ def test_the_files_of_a_scene_may_stand_as_words(
 
 def test_a_trusted_package_may_be_named(folder: Path) -> None:
     with pytest.raises(MapexError, match="--trust needs the name of a package"):
-        cli.build("fit", [*FIT[1:], "--trust"])
+        build("fit", [*FIT[1:], "--trust"])
 
 
 SHARES_FIRST = """
 import sklearn.linear_model
-from mapex_lightning.cli import build
+from mapex_lightning.cli.building import build
 trainer = build("fit", ["--config", "pretrain.yaml", "--trainer.limit_train_batches", "1"]).config.trainer
 print(repr(trainer.limit_train_batches), trainer.limit_val_batches)
 """
@@ -209,3 +214,37 @@ print(repr(trainer.limit_train_batches), trainer.limit_val_batches)
 def test_a_limit_of_one_batch_is_one_batch_whatever_was_imported_before(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SHARES_FIRST], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split("\n")[-2] == "1 None", done.stderr
+
+
+def test_a_run_says_how_large_its_model_is_and_where_its_encoder_comes_from(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = pretrain("--data.modalities", "[s1, s2]")
+    first = capsys.readouterr().out
+    assert re.search(r"^Pretrain: 128 wide.*; 3,4\d\d,\d{3} parameters$", first, re.MULTILINE)
+    finetune("--model.encoder", last.name, "--model.train", "linear")
+    second = capsys.readouterr().out
+    assert f"starting from the encoder of {last}\n" in second
+    assert re.search(r"^FineTune: .* parameters, 1,\d{3} of them trained$", second, re.MULTILINE)
+
+
+def test_a_setting_that_does_not_fit_the_number_of_batches_is_told_in_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--trainer.val_check_interval", "1000"]) == 2
+    assert "mapex: A setting of the Trainer cannot be used: `val_check_interval` (1000)" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_before_its_first_validation_says_nothing_of_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = pretrain("--trainer.max_steps", "1")
+    assert last.is_file()
+    assert not last.with_name("best.ckpt").exists()
+    assert "monitor" not in capsys.readouterr().err
+
+
+def test_a_run_whose_time_is_over_says_how_to_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain("--trainer.max_time", "00:00:00:00", run="brief")
+    assert "trainer.max_time is over, after step 0 of 3; go on" in (said := capsys.readouterr().out)
+    assert "mapex fit --run brief --trainer.max_time" in said

@@ -81,7 +81,7 @@ def test_who_reads_the_old_file_reads_it_to_its_end(file: Path) -> None:
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(file: Path) -> None:
-    with pytest.raises(MapexError, match=r"old\.bin needs 1000000000\.0 MB, and [\d.]+ MB are free in .*Make room"):
+    with pytest.raises(MapexError, match=r"old\.bin needs 1,000,000,000\.0 MB, and [\d.,]+ MB are free in .*Make room"):
         write_whole(file, lambda beside: pytest.fail("written"), room=10**15)
     assert file.read_bytes() == b"old"
 
@@ -102,7 +102,7 @@ def test_what_does_not_prove_itself_leaves_the_old_file_and_nothing_else(file: P
         raise MapexError("not what was to be written")
 
     with pytest.raises(MapexError, match="not what was to be written"):
-        write_whole(file, lambda beside: beside.write_bytes(b"new"), proof=refuse)
+        write_whole(file, lambda beside: beside.write_bytes(b"new"), check=refuse)
     assert file.read_bytes() == b"old"
     assert list(file.parent.iterdir()) == [file]
 

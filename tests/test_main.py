@@ -13,7 +13,8 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from mapex_lightning import __version__
-from mapex_lightning.__main__ import COMMANDS, STOPPED, main
+from mapex_lightning.__main__ import COMMANDS, main
+from mapex_lightning.errors import STOPPED
 
 LIGHT = """
 import sys

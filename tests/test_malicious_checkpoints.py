@@ -23,7 +23,7 @@ from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.info import inform
 from mapex_lightning.runs import find_checkpoint
-from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain

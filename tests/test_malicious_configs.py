@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import callbacks, loggers, profilers, strategies
 
-from mapex_lightning import cli
 from mapex_lightning.__main__ import COMMANDS, main
 from mapex_lightning.checkpoint import save
+from mapex_lightning.cli.building import build
 from mapex_lightning.cli.trust import OURS, THEIRS, paths_of
 from mapex_lightning.errors import MapexError
 from mapex_lightning.plain_yaml import check
@@ -181,7 +181,7 @@ def test_trust_opens_one_package_for_one_command(place: Place, capsys: pytest.Ca
     text, words = callback("{class_path: evil.Touch}"), BASE
     said = refused(["fit", *words], text, place, capsys)
     assert "--trust evil" in said
-    cli.build("fit", [*words, "--config", "stranger.yaml", "--trust", "evil"])
+    build("fit", [*words, "--config", "stranger.yaml", "--trust", "evil"])
     assert (place.path / PROOF).read_text() == "made"
     (place.path / PROOF).unlink()
     del sys.modules["evil"]
@@ -192,7 +192,7 @@ def test_trust_opens_one_package_for_one_command(place: Place, capsys: pytest.Ca
 @pytest.mark.parametrize("package", ["", "jsonargparse", "jsonargparse.typing", "a b", "../evil", "*"])
 def test_what_is_no_package_is_not_trusted(package: str, place: Place) -> None:
     with pytest.raises(MapexError, match="--trust needs the name of a package"):
-        cli.build("fit", [*BASE, "--trust", package])
+        build("fit", [*BASE, "--trust", package])
 
 
 def test_the_sentence_of_a_refusal_names_a_package_to_trust_and_none_of_python(
@@ -235,7 +235,7 @@ def test_settings_of_lightning_that_harm_nobody_are_taken(place: Place) -> None:
         "  logger: [{class_path: CSVLogger, init_args: {save_dir: logs}}]\n"
         "  strategy: {class_path: lightning.pytorch.strategies.DDPStrategy}\n"
     )
-    built = cli.build("fit", [*BASE, "--config", "mine.yaml", "--trainer.devices", "1"])
+    built = build("fit", [*BASE, "--config", "mine.yaml", "--trainer.devices", "1"])
     kinds = {type(one).__name__ for one in vars(built.trainer)["callbacks"]}
     assert {"EarlyStopping", "ModelCheckpoint"} <= kinds
 
@@ -243,7 +243,7 @@ def test_settings_of_lightning_that_harm_nobody_are_taken(place: Place) -> None:
 def test_no_setting_comes_from_the_environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"JSONARGPARSE_DEFAULT_ENV": "true", "PL_TRAINER__MAX_EPOCHS": "7", "PL_RUN": "x"}.items():
         monkeypatch.setenv(name, value)
-    built = cli.build("fit", BASE)
+    built = build("fit", BASE)
     assert (built.config.trainer.max_epochs, built.config.run) == (1, None)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mapex_lightning.train.preemption import TRY_AGAIN
+from mapex_lightning.errors import TRY_AGAIN
 from tests.resuming import FINETUNE, PRETRAIN, assert_equal
 
 pytestmark = pytest.mark.slow

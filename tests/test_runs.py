@@ -78,6 +78,13 @@ def test_an_unknown_checkpoint_is_answered_with_those_that_exist(tmp_path: Path)
     assert str(file) in str(caught.value)
 
 
+def test_of_many_checkpoints_the_newest_are_named(tmp_path: Path) -> None:
+    for number in range(30):
+        touch(tmp_path / f"run-{number}" / "last.ckpt", number)
+    with pytest.raises(MapexError, match=r"Available: \S*run-29/last.ckpt, .*run-22/last.ckpt and 22 older ones\."):
+        find_checkpoint("best.ckpt", tmp_path)
+
+
 def test_without_any_checkpoint_the_sentence_says_none(tmp_path: Path) -> None:
     with pytest.raises(MapexError, match="Available: none below"):
         find_checkpoint("last.ckpt", tmp_path)

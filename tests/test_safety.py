@@ -193,7 +193,7 @@ def test_nothing_is_unpickled() -> None:
 
 def test_only_checkpoint_calls_torch_load() -> None:
     callers = lines(lambda tree: (call.lineno for call in calls(tree, {"torch.load"})))
-    assert {caller.partition(":")[0] for caller in callers} == {"checkpoint.py"}
+    assert {caller.partition(":")[0] for caller in callers} == {"checkpoint/__init__.py"}
 
 
 @pytest.mark.parametrize("check", [runs_something, arrays_of_objects, lightnings_loading, unpacking])
@@ -284,7 +284,7 @@ def test_every_promise_names_tests_that_exist() -> None:
 def test_only_checkpoint_calls_torch_save() -> None:
     writers = {"torch.save", "torch.serialization.save", "torch.distributed.checkpoint.save"}
     callers = lines(lambda tree: (call.lineno for call in calls(tree, writers)))
-    assert {caller.partition(":")[0] for caller in callers} == {"checkpoint.py"}
+    assert {caller.partition(":")[0] for caller in callers} == {"checkpoint/__init__.py"}
 
 
 def keeping_trainers(tree: ast.AST) -> Iterator[int]:
@@ -297,8 +297,8 @@ def keeping_trainers(tree: ast.AST) -> Iterator[int]:
 
 def test_a_run_has_one_door_for_its_checkpoints() -> None:
     (trainer,) = lines(keeping_trainers)
-    assert trainer.startswith("cli/__init__.py:")  # whose plugin is the one of train/checkpointing.py
-    assert {found.partition(":")[0] for found in lines(checkpoint_plugins)} == {"train/checkpointing.py"}
+    assert trainer.startswith("cli/building.py:")  # whose plugin is the one of train/checkpoint_io.py
+    assert {found.partition(":")[0] for found in lines(checkpoint_plugins)} == {"train/checkpoint_io.py"}
 
 
 def test_importing_the_package_imports_no_network_library() -> None:
@@ -364,7 +364,7 @@ def test_the_checks_catch_what_is_planted(check: Callable[[ast.AST], Iterator[in
         (arrays_of_objects, "import numpy as np\nnp.load(path, allow_pickle=False)"),
         (lightnings_loading, "module.load_state_dict(found, strict=True)"),
         (imports_by_name, "from importlib import import_module\nimport_module('json')"),
-        (checkpoint_plugins, "from mapex_lightning.train.checkpointing import WholeCheckpointIO"),
+        (checkpoint_plugins, "from mapex_lightning.train.checkpoint_io import WholeCheckpointIO"),
         (network_imports, "def fetch():\n    import requests"),
         (network_imports, "from urllib.parse import urlsplit"),
         (network_imports, "from .http import page"),

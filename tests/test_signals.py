@@ -9,11 +9,11 @@ import threading
 
 import pytest
 
-from mapex_lightning.signals import NOTICES, listening, told_to_stop
+from mapex_lightning.signals import STOP_SIGNALS, listening, told_to_stop
 
 
-@pytest.mark.parametrize("number", NOTICES)
-def test_a_notice_sets_the_flag_and_a_second_one_changes_nothing(number: int) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_sets_the_flag_and_a_second_one_changes_nothing(number: int) -> None:
     before = signal.getsignal(number)
     with listening():
         assert not told_to_stop()
@@ -49,14 +49,14 @@ sys.stdin.readline()
 """
 
 
-def test_a_reading_process_lives_on_after_a_notice_unless_its_parent_ends_it() -> None:
+def test_a_data_worker_lives_on_after_a_stop_signal_unless_its_parent_ends_it() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as reader:
         assert reader.stdin is not None
         assert reader.stdout is not None
         assert reader.stdout.readline() == "reads\n"
-        for number in NOTICES:
+        for number in STOP_SIGNALS:
             subprocess.run(["kill", f"-{int(number)}", str(reader.pid)], check=True)
         reader.stdin.write("\n")
         reader.stdin.flush()

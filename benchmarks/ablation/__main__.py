@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.ablation.figures import SHOTS, Figures, Task, measured, probes, tasks
 from benchmarks.ablation.tiles import Collection, collect, counts, parts, sensors
-from benchmarks.ablation.variants import VARIANTS, Pair, Variant, in_force
+from benchmarks.ablation.variants import PASSES, VARIANTS, Pair, Variant, in_force
 from mapex_lightning.files import write_whole
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.auxiliary import auxiliary_losses, total
@@ -50,7 +50,7 @@ def trained(variant: Variant, collection: Collection, modalities: tuple[Modality
 
 def _loss(pair: Pair, variant: Variant, parts: Sequence[Tiles], generator: torch.Generator) -> Tensor:
     """The loss of pre-training, over all parts of a batch as if it were whole."""
-    found = [reconstruct(pair.encoder, pair.decoder, part, variant.visible, generator) for part in parts]
+    found = [reconstruct(pair.encoder, pair.decoder, part, variant.visible, generator, PASSES) for part in parts]
     config = pair.encoder.config
     errors = {
         name: Error(*(sum(column) for column in zip(*(f.errors[name] for f in found if name in f.errors), strict=True)))

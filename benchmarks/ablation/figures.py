@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchmarks.ablation.tiles import BANDS, PATCH, Collection, Source, cut, even, floods, held_out_parts, shores
-from benchmarks.ablation.variants import Pair, Variant, in_force
+from benchmarks.ablation.variants import PASSES, Pair, Variant, in_force
 from mapex_lightning.data.tileset import Split
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.encoder import Encoder
@@ -168,7 +168,7 @@ def reconstruction(pair: Pair, batches: Sequence[Tiles]) -> Figures:
         totals[name] = [before[0] + total, before[1] + number]
 
     for tiles in batches:
-        found = reconstruct(pair.encoder, pair.decoder, tiles, VISIBLE, generator)
+        found = reconstruct(pair.encoder, pair.decoder, tiles, VISIBLE, generator, PASSES)
         for name, error in found.errors.items():
             add(f"error/{name}", float(error.total), float(error.number))
         if "radar" in tiles.images:

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -23,10 +22,12 @@ from mapex_lightning.model.auxiliary import Auxiliary
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.decoder import Decoder, decoder_for
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.masking import buckets
 from mapex_lightning.model.target import Error, Target, make_target, masked_error
 from mapex_lightning.model.tokens import Tokens
 from mapex_lightning.train.optim import Optimiser
+
+PASSES = 1
+"""Passes of a batch through the encoder: a few crops of 16 patches pad little, and calls cost more than padding."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,6 @@ def in_force(variant: Variant, training: bool = True) -> Iterator[None]:
     """Makes `reconstruct` work as the variant says, in training or only as far as targets go."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(targets, "cell_side", _cells(variant)))
-        # A bucket for all: a few crops of sixteen patches pad little, and calls cost more than padding here.
-        stack.enter_context(mock.patch.object(home, "buckets", partial(buckets, most=1)))
         for room in (patchify, decoder):
             stack.enter_context(mock.patch.object(room, "position_code", _code(variant.waves)))
         if variant.target == "smooth":

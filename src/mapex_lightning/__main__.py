@@ -43,9 +43,6 @@ READING = {
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the system says of a disk that takes nothing more: full, quota spent, read-only."""
 
-STOPPED = 130
-"""The exit code of what was stopped with Ctrl-C, as shells know it."""
-
 
 def page(name: str) -> str:
     """The help of a command, or of them all."""
@@ -60,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``mapex``; by default those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for input that cannot be used, `STOPPED` after Ctrl-C, and 75 for a run that was
-        told to stop and can go on.
+        The exit code: 0 for success, or one of those of `mapex_lightning.errors`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -95,7 +91,7 @@ def _run(words: list[str]) -> int:
 
 def _answer(command: str, rest: list[str]) -> int:
     """The exit code of a command that has run, and a sentence where it has not done what was asked for."""
-    from mapex_lightning.errors import MapexError, Preempted
+    from mapex_lightning.errors import STOPPED, MapexError, Preempted
 
     try:
         with _loggers_that_say_it_once():
@@ -104,8 +100,8 @@ def _answer(command: str, rest: list[str]) -> int:
         return _refuse(error)
     except Preempted as stop:
         return _leave(stop)
-    except KeyboardInterrupt:
-        print("mapex: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"mapex: stopped{stop}", file=sys.stderr)
         return STOPPED
     except RuntimeError as error:
         for begins, sentence in READING.items():
@@ -152,9 +148,7 @@ def _dispatch(command: str, rest: list[str]) -> None:
 
 
 def _leave(stop: Preempted) -> int:
-    """Says once what was kept, when the processes that this one has started are over."""
-    for child in stop.children:
-        child.wait()
+    """Says what was kept, which one process of a run knows."""
     if str(stop):
         print(f"mapex: {stop}", file=sys.stderr, flush=True)
     return stop.code

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from subprocess import Popen
+REFUSED = 2
+"""The exit code where something that was given cannot be used."""
+
+LOST = 1
+"""The exit code where another process of the job is gone for a reason that it has not told."""
+
+TRY_AGAIN = 75
+"""The exit code of a run that has kept its state and wants to go on, as in sysexits.h (EX_TEMPFAIL)."""
+
+STOPPED = 130
+"""The exit code of what was stopped with Ctrl-C, as shells know it."""
 
 
 class MapexError(Exception):
     """Something the user gave cannot be used.
 
-    The message is one sentence that says what was wanted, what was found, what is available and
-    what to do. The command line prints it without a traceback and exits with code 2. It is no ValueError, because
-    libraries that parse settings catch those and bury the sentence in one of their own.
+    The message is one sentence that says what was wanted, what was found, what is available and what to do. The command
+    line prints it without a traceback and exits with code `REFUSED`. It is no ValueError, because libraries that parse
+    settings catch those and bury the sentence in one of their own.
 
     Args:
         sentence: the message. PyTorch hands over an error of a worker process as its whole traceback; of that only the
@@ -25,7 +33,7 @@ class MapexError(Exception):
         code: the exit code of the command line.
     """
 
-    code: int = 2
+    code: int = REFUSED
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
@@ -39,7 +47,7 @@ class LostRank(MapexError):
         code: the exit code, that of the other process where it told its reason by one.
     """
 
-    def __init__(self, sentence: str, code: int = 1) -> None:
+    def __init__(self, sentence: str, code: int = LOST) -> None:
         super().__init__(sentence)
         self.code = code
 
@@ -49,13 +57,12 @@ class Preempted(Exception):
 
     Args:
         sentence: what was kept, and how to go on; empty in all processes of a run but one.
-        code: the exit code.
-        children: processes of the run that this one has started and that end by themselves.
+        code: the exit code, `TRY_AGAIN` where the run is back in a queue as well.
     """
 
-    def __init__(self, sentence: str, code: int, children: Sequence[Popen[Any]] = ()) -> None:
+    def __init__(self, sentence: str, code: int) -> None:
         super().__init__(sentence)
-        self.code, self.children = code, children
+        self.code = code
 
 
 def unknown(kind: str, name: str, known: Iterable[str], remedy: str = "", where: str = "") -> MapexError:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.text import megabytes
 
 FOREIGN = 86_400.0
 """Seconds after which a temporary file that nobody has written to is taken away, if its process cannot be asked for."""
@@ -83,11 +84,22 @@ def _abandoned(path: Path, place: str, process: int) -> bool:
     return False
 
 
+def local(path: str | Path) -> Path:
+    """A path, which is no address.
+
+    Raises:
+        MapexError: it is one.
+    """
+    if "://" in str(path):
+        raise MapexError(f"Checkpoints are read from local files; download {path} first and give the file's path.")
+    return Path(path)
+
+
 def write_whole(
     path: str | Path,
     writer: Callable[[Path], object],
     room: int = 0,
-    proof: Callable[[Path], object] = lambda beside: None,
+    check: Callable[[Path], object] = lambda beside: None,
 ) -> None:
     """Lets `writer` write a temporary file beside `path`, then renames it: a reader never meets half a file.
 
@@ -97,7 +109,7 @@ def write_whole(
         path: the target; its folder is made.
         writer: called with the temporary path.
         room: bytes that it will about need; 0 where nobody knows.
-        proof: called with the temporary path when all of it is on the disk; where it raises, the old file stays.
+        check: called with the temporary path when all of it is on the disk; where it raises, the old file stays.
 
     Raises:
         MapexError: the folder cannot be written to or the disk is full; the old file is untouched.
@@ -109,7 +121,7 @@ def write_whole(
         _check_room(path, room)
         writer(beside)
         _sync(beside)
-        proof(beside)
+        check(beside)
         beside.replace(path)
     except OSError as error:
         raise _unwritten(path, error) from error
@@ -181,7 +193,7 @@ def _check_room(path: Path, room: int) -> None:
     disk = shutil.disk_usage(path.parent)
     if disk.total and room > disk.free:
         raise MapexError(
-            f"{path} needs {room / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free in {path.parent}; what was there "
+            f"{path} needs {megabytes(room)}, and {megabytes(disk.free)} are free in {path.parent}; what was there "
             "before is untouched. Make room there, or write to another folder."
         )
 

@@ -22,7 +22,7 @@ from mapex_lightning.model.mixture import CENSUS
 from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.pruning import Kept, Policy, census_of, choose, count_bytes, count_parameters, is_parameter
 from mapex_lightning.pruning.surgery import Cut
-from mapex_lightning.table import aligned, indented
+from mapex_lightning.text import aligned, indented, megabytes
 
 Figures = Mapping[str, Tensor]
 """See `mapex_lightning.model.specialisation.specialisation`."""
@@ -141,8 +141,12 @@ class Info:
         """What made the file, in a sentence."""
         kind = KINDS[self.description.kind]
         run = ", ".join(f"{what} {count}" for what, count in self.training.items())
-        writers = " and ".join(f"{name} {version}" for name, version in self.versions.items() if name != "format")
-        return f"{kind} encoder{f' ({run})' if run else ''}, format {self.versions['format']}, written by {writers}"
+        made = f"format {self.versions['format']}, written by {self.writers()}"
+        return f"{kind} encoder{f' ({run})' if run else ''}, {made}"
+
+    def writers(self) -> str:
+        """What wrote the file."""
+        return " and ".join(f"{name} {version}" for name, version in self.versions.items() if name != "format")
 
     def shape(self) -> str:
         """The encoder in a sentence."""
@@ -162,7 +166,7 @@ class Info:
     def table(self) -> str:
         """The same for people."""
         config = self.description.encoder
-        lines = [f"{self.source}  ({in_megabytes(self.size)})", self.heading(), "", "lineage"]
+        lines = [f"{self.source}  ({megabytes(self.size)})", self.heading(), "", "lineage"]
         lines += [f"  {number}. {line}" for number, line in enumerate(self.description.lineage, 1)]
         for modality in config.modalities:
             lines += [
@@ -290,11 +294,6 @@ def statistics(modality: Modality, across: int = 12) -> list[list[list[str]]]:
         ]
         for run in runs
     ]
-
-
-def in_megabytes(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e6:,.1f} MB"
 
 
 def _figure(value: float) -> str:

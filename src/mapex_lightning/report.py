@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mapex_lightning import __version__
 from mapex_lightning.heatmap import HeatMap, Picture, draw, of_changes, of_shares
-from mapex_lightning.info import DASH, NOTES, USAGE, Info, heading_of, in_megabytes, statistics
+from mapex_lightning.info import DASH, NOTES, USAGE, Info, heading_of, statistics
 from mapex_lightning.page import Html, figures, heat_tables, page, paragraph, section, steps, table
 from mapex_lightning.pruning import Policy, Report
+from mapex_lightning.text import megabytes
 
 if TYPE_CHECKING:  # both have timm behind them, which takes seconds to import
     from mapex_lightning.analysis import Analysis
@@ -259,8 +260,8 @@ def causal_maps(analysis: Analysis) -> list[HeatMap]:
 def _cards(info: Info) -> Html:
     config = info.description.encoder
     cards = {
-        "parameters of the encoder": (f"{sum(info.parameters.values()):,}", in_megabytes(info.bytes)),
-        "file": (in_megabytes(info.size), f"format {info.versions['format']}"),
+        "parameters of the encoder": (f"{sum(info.parameters.values()):,}", megabytes(info.bytes)),
+        "file": (megabytes(info.size), f"format {info.versions['format']}"),
         "sensors": (str(len(config.names)), ", ".join(config.names)),
         "experts": (
             str(sum(config.experts)),

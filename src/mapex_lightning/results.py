@@ -6,27 +6,19 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mapex_lightning.errors import MapexError
-from mapex_lightning.plain_yaml import load
-from mapex_lightning.runs import BEST, LAST, RUNS
-from mapex_lightning.table import aligned, indented
+from mapex_lightning.runs import BEST, LAST, METRICS, RUNS
+from mapex_lightning.settings import IDLE, SETTINGS, among, flat, read_settings
+from mapex_lightning.text import aligned, indented, one_line
 
 FIGURES = ("test.json", "validate.json")
 """What ``mapex test`` and ``mapex validate`` leave in a run folder."""
-
-SETTINGS = "config.yaml"
-"""What ``mapex fit`` leaves there: all settings of the run."""
-
-METRICS = Path("csv") / "metrics.csv"
-"""Where it logs."""
 
 TAIL = 4096
 """Bytes at the end of the log in which its last line is."""
@@ -34,11 +26,10 @@ TAIL = 4096
 SEEDS = ("seed_everything", "data.seed", "model.seed")
 """Settings that say which of several equal runs it is."""
 
-IDLE = ("run", "config", "save_minutes", "timeout", "data.root", "data.workers")
-"""Settings on which figures do not depend."""
-
 FIRST = ("model", "data.sets", "data.modalities", "model.encoder", "data.shots")
 """Settings that are looked at first for what tells runs apart, and those below them; then all others in their order."""
+
+PACKAGE = __name__.partition(".")[0]
 
 Value = str | int | float | bool | None
 Settings = Mapping[str, Value]
@@ -62,7 +53,7 @@ class Run:
 
     Args:
         name: its name.
-        settings: all settings by the names that the command line has for them, without those of `IDLE`.
+        settings: all settings that may tell it apart, by name; see `mapex_lightning.settings`.
         figures: by name, such as ``test/accuracy``.
         when: when the figures were written, in seconds.
     """
@@ -284,28 +275,27 @@ def _read(folder: Path) -> Run | Missing:
     try:
         figures = {name: value for path in present for name, value in _figures(path).items()}
     except (OSError, ValueError, RecursionError) as error:
-        return Missing(folder.name, f"its figures cannot be read ({_line(error)}); test it again")
+        return Missing(folder.name, f"its figures cannot be read ({one_line(error)}); test it again")
     try:
-        read = load((folder / SETTINGS).read_text(encoding="utf-8"))
-        settings = dict(_flat(read))
+        settings = flat(read_settings(folder))
     except FileNotFoundError:
         return Missing(folder.name, f"no {SETTINGS}, so its settings are not known")
-    except (OSError, ValueError, yaml.YAMLError, MapexError) as error:
-        return Missing(folder.name, f"its {SETTINGS} cannot be read ({_line(error)})")
-    its = {name: value for name, value in settings.items() if name not in IDLE}
+    except MapexError as error:
+        return Missing(folder.name, f"its {SETTINGS} cannot be read ({one_line(error.__cause__ or error)})")
+    its = {name: _plain(value) for name, value in settings.items() if not among(name, IDLE)}
     return Run(folder.name, its, figures, max(path.stat().st_mtime for path in present))
 
 
 def _progress(folder: Path) -> str:
     """How far a run has come, by its settings and the end of its log; nothing where they do not tell."""
     try:
-        limit = load((folder / SETTINGS).read_text(encoding="utf-8"))["trainer"]["max_epochs"]
+        limit = read_settings(folder)["trainer"]["max_epochs"]
         with (folder / METRICS).open("rb") as file:
             at = file.readline().decode().strip().split(",").index("epoch")
             file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - TAIL))
             cells = [line.split(b",")[at:] for line in reversed(file.read().splitlines())]
         epoch = next(int(first) for first, *_ in filter(None, cells) if first)
-    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError, MapexError):
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, MapexError):
         return ""
     return f", and came as far as epoch {epoch + 1}{f' of {limit}' if limit else ''}"
 
@@ -318,26 +308,14 @@ def _figures(path: Path) -> dict[str, float]:
     return {name: value for name, value in read.items() if isinstance(value, int | float)}
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Value]]:
-    """Settings by the names that the command line has for them; a list of plain values is one."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            if key == "class_path":
-                yield name, str(entry).rpartition(".")[2]
-            else:
-                yield from _flat(entry, name if key == "init_args" else f"{name}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        if any(isinstance(entry, Mapping | list) for entry in value):
-            for number, entry in enumerate(value):
-                yield from _flat(entry, f"{name}.{number}")
-        else:
-            yield name, ",".join(map(_shown, value))
-    else:
-        yield name, value
+def _plain(value: Any) -> Value:
+    """A setting as it is compared and shown: a list as one text, and of a class of ours its name alone."""
+    if isinstance(value, list):
+        return ",".join(map(_shown, value))
+    if isinstance(value, str) and value.startswith(f"{PACKAGE}."):
+        return value.rpartition(".")[2]
+    plain: Value = value
+    return plain
 
 
 def _differing(runs: Sequence[Settings]) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import local
 
 RUNS = Path("runs")
 """The folder, below the current one, that holds a folder per run."""
@@ -14,6 +15,13 @@ UNASKED = "hpc_ckpt_"
 """What the names of checkpoints begin with that Lightning looks for under Slurm, whoever wrote them."""
 
 BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
+"""The checkpoints in a run folder; its settings are `mapex_lightning.settings.SETTINGS`."""
+
+SHOWN = 8
+"""How many checkpoints are named where one is not found; a folder may hold hundreds of runs."""
+
+METRICS = "csv/metrics.csv"
+"""The figures that a run logs, in its folder."""
 
 
 def runs_of(name: str, parent: Path = RUNS) -> list[Path]:
@@ -70,19 +78,22 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
         parent: the folder of run folders.
 
     Raises:
-        MapexError: there is no such file, and the sentence lists the checkpoints that exist; or it is a URL.
+        MapexError: there is no such file, and the sentence lists the newest checkpoints; or it is a URL.
     """
-    if "://" in str(wanted):
-        raise MapexError(f"Checkpoints are read from local files; download {wanted} first and give the file's path.")
-    path = Path(wanted)
+    path = local(wanted)
     if path.exists():
         return path
     if path.name == str(wanted):
         found = sorted(parent.glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
         if found:
             return found[-1]
-    known = ", ".join(str(file) for file in sorted(parent.glob("*/*.ckpt"))) or f"none below {parent}/"
-    raise MapexError(f"There is no checkpoint {wanted}. Available: {known}. Give a path with --ckpt, or run mapex fit.")
+    newest = sorted(parent.glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    known = ", ".join(str(file) for file in newest[:SHOWN]) or f"none below {parent}/"
+    more = f" and {len(newest) - SHOWN} older ones" if len(newest) > SHOWN else ""
+    raise MapexError(
+        f"There is no checkpoint {wanted}. Available: {known}{more}. Give a path with --ckpt, or "
+        "make one: mapex fit with a config such as pretrain.yaml writes last.ckpt, and mapex prune writes pruned.ckpt."
+    )
 
 
 def own_checkpoint(name: str, parent: Path = RUNS) -> Path:

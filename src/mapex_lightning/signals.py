@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NOTICES = (signal.SIGUSR1, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 """What clusters send some time before they end a job."""
 
 _heard: list[int] = []
 
 
 def told_to_stop() -> bool:
-    """Whether one of `NOTICES` has come since `listening` began."""
+    """Whether one of `STOP_SIGNALS` has come since `listening` began."""
     return bool(_heard)
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """While this is open, `NOTICES` set the flag and do nothing else; afterwards they do what they did before.
+    """While this is open, `STOP_SIGNALS` set the flag and do nothing else; afterwards they do what they did before.
 
     Python allows handlers in the main thread only; in any other one nothing is changed.
     """
@@ -30,8 +30,8 @@ def listening() -> Iterator[None]:
         yield
         return
     _heard.clear()
-    before = {number: signal.signal(number, _hear) for number in NOTICES}
-    for number in NOTICES:
+    before = {number: signal.signal(number, _hear) for number in STOP_SIGNALS}
+    for number in STOP_SIGNALS:
         signal.siginterrupt(number, False)  # libraries in C go on with what they read or write
     try:
         yield
@@ -46,7 +46,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 
 def shield(worker: int = 0) -> None:
-    """Lets a process that reads data live on after a notice, which clusters send to every process of a job.
+    """Lets a data worker live on after `STOP_SIGNALS`, which clusters send to every process of a job.
 
     The run needs it until it has kept its state. SIGTERM from the process that has started it ends it, as ever.
 

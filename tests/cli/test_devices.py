@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from mapex_lightning.__main__ import main
-from mapex_lightning.cli import MapexCLI, build
+from mapex_lightning.cli.building import MapexCLI, build
 from mapex_lightning.cli.devices import batch_line, check, minutes, set_timeout
 from mapex_lightning.errors import MapexError
 from mapex_lightning.train.sharded import FullySharded

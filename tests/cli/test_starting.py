@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from mapex_lightning.checkpoint import read
-from mapex_lightning.claim import LOCK
-from mapex_lightning.cli.starting import Start, begun, check_processes, check_same, flat, is_complete, with_settings
+from mapex_lightning.cli.starting import Start, begun, check_processes, check_same, is_complete, with_settings
 from mapex_lightning.errors import MapexError
+from mapex_lightning.lock import LOCK
+from mapex_lightning.settings import flat
 from tests.resuming import PRETRAIN, fit
 
 
@@ -45,7 +46,7 @@ def test_a_run_that_is_complete_says_so_and_is_left_as_it_is(here: Path, capsys:
     ("words", "says"),
     [
         (["--trainer.max_epochs", "9"], ["trainer.max_epochs 1", "now it is 9", "--ckpt runs/over/last.ckpt"]),
-        (["--model.visible", "0.5"], ["model.init_args.visible 0.25", "now it is 0.5"]),
+        (["--model.visible", "0.5"], ["model.visible 0.25", "now it is 0.5"]),
         (["--data.size", "24", "--seed_everything", "3"], ["data.size 16", "24", "So do seed_everything"]),
     ],
 )
@@ -104,7 +105,7 @@ def test_the_encoder_to_begin_from_may_have_gone_where_it_was_given_with_ckpt(tm
     (tmp_path / "config.yaml").write_text(json.dumps(settings))
     check_same(tmp_path, flat({"ckpt": "pruned.ckpt", "model": {"init_args": {"encoder": "pruned.ckpt"}}}))
     (tmp_path / "config.yaml").write_text(json.dumps(settings | {"ckpt": None}))
-    with pytest.raises(MapexError, match=r"model\.init_args\.encoder 'runs/a/pruned\.ckpt'"):
+    with pytest.raises(MapexError, match=r"model\.encoder 'runs/a/pruned\.ckpt'"):
         check_same(tmp_path, flat({"ckpt": None, "model": {"init_args": {"encoder": "pruned.ckpt"}}}))
 
 

@@ -73,6 +73,14 @@ def test_one_graph_per_part_serves_all_lengths_and_no_weight_changes_its_name() 
     assert [name for name, _ in encoder.named_modules()] == modules
 
 
+def test_a_torch_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(model: object = None, *, fullgraph: bool = False, dynamic: bool | None = None) -> None: ...
+
+    monkeypatch.setattr(torch, "compile", older)
+    with pytest.raises(MapexError, match=r"needs torch 2\.14 or newer, and this is"):
+        check_compiler("cpu")
+
+
 def test_all_but_the_experts_of_a_mixture_is_compiled() -> None:
     model = model_of()
     inside = {id(module) for part in parts_of(model) for module in part.modules()}

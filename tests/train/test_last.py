@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import signal
+from itertools import chain, repeat
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.callbacks import Timer
 
-from mapex_lightning.__main__ import STOPPED
 from mapex_lightning.checkpoint import read
+from mapex_lightning.errors import STOPPED, TRY_AGAIN
 from mapex_lightning.train.last import Last
-from mapex_lightning.train.preemption import TRY_AGAIN
 from tests.resuming import FINETUNE, PRETRAIN, Moment, assert_equal, fit, moments
 
 
@@ -46,6 +47,20 @@ def test_a_run_that_was_told_to_stop_goes_on_as_if_nothing_had_been(
     assert f"mapex fit --run {name}" in said
     assert fit("--run", name) == 0
     assert_equal(Path("runs") / name, Path("runs/whole"))
+
+
+@pytest.mark.parametrize("steps", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_run_that_a_time_limit_has_ended_goes_on_with_the_next_step(
+    steps: int, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole)
+    seconds = chain(repeat(0.0, steps), repeat(99.0))  # asked for at the beginning, and after each step
+    with monkeypatch.context() as patch:
+        patch.setattr(Timer, "time_elapsed", lambda *args: next(seconds))
+        assert fit(*PRETRAIN, "--run", f"brief-{steps}", "--trainer.max_time", "00:00:00:50") == 0
+    assert read(f"runs/brief-{steps}/last.ckpt")["global_step"] == steps
+    assert fit("--run", f"brief-{steps}", "--trainer.max_time", "null") == 0
+    assert_equal(Path(f"runs/brief-{steps}"), Path("runs/whole"))
 
 
 @pytest.mark.slow

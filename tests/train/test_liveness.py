@@ -22,7 +22,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from mapex_lightning.checkpoint import read
 from mapex_lightning.errors import LostRank, MapexError
 from mapex_lightning.train import liveness
-from mapex_lightning.train.liveness import LAUNCHER, Company, company, from_another, state_of
+from mapex_lightning.train.liveness import LAUNCHER, LocalRanks, from_another, state_of, watched_ranks
 from tests.workshop import elsewhere, trainer_of
 
 TIMEOUT = 60
@@ -84,7 +84,7 @@ def test_what_torch_says_of_another_rank_is_known(error: RuntimeError) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), MapexError("bad input"), KeyError("x")])
 def test_any_other_error_is_none_of_another_rank(error: Exception) -> None:
     assert not from_another(error)
-    with pytest.raises(type(error)), company(trainer_of()):
+    with pytest.raises(type(error)), watched_ranks(trainer_of()):
         raise error
 
 
@@ -102,7 +102,7 @@ def test_a_stopped_rank_is_named_and_does_not_stay() -> None:
     with sleeper() as other:
         other.send_signal(signal.SIGSTOP)
         until(lambda: state_of(other.pid) == "stopped")
-        with pytest.raises(LostRank) as told, company(first_of(other)):
+        with pytest.raises(LostRank) as told, watched_ranks(first_of(other)):
             raise RuntimeError("[/gloo/pair.cc:1] Timed out waiting 15000ms for recv operation to complete. This is")
         assert other.poll() == -signal.SIGKILL
     assert str(told.value) == (
@@ -118,28 +118,28 @@ def test_a_killed_rank_is_named() -> None:
         other.kill()
         with (
             pytest.raises(LostRank, match=r"1 \(process \d+\) was killed by signal 9 .SIGKILL"),
-            company(first_of(other)),
+            watched_ranks(first_of(other)),
         ):
             raise RuntimeError("Connection closed by peer [127.0.0.1]:12")
 
 
 def test_a_rank_that_has_refused_something_gives_the_job_its_exit_code() -> None:
     other = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(2)"])
-    with pytest.raises(LostRank, match="has ended with exit code 2") as told, company(first_of(other)):
+    with pytest.raises(LostRank, match="has ended with exit code 2") as told, watched_ranks(first_of(other)):
         raise RuntimeError("Connection closed by peer [127.0.0.1]:12")
     assert told.value.code == 2
 
 
 def test_the_others_end_with_a_rank_that_fails() -> None:
     with sleeper() as other:
-        with pytest.raises(MapexError, match="disk full"), company(first_of(other)):
+        with pytest.raises(MapexError, match="disk full"), watched_ranks(first_of(other)):
             raise MapexError("disk full")
         assert other.poll() is not None
 
 
 def test_a_run_that_goes_well_waits_for_the_others() -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
-    with company(first_of(other)):
+    with watched_ranks(first_of(other)):
         pass
     assert other.poll() == 0
     assert LAUNCHER not in os.environ
@@ -149,7 +149,7 @@ def test_lightnings_own_watch_over_the_others_is_put_to_rest() -> None:
     with sleeper() as other:
         trainer = first_of(other)
         lightnings = trainer.strategy.launcher.procs
-        others = Company(trainer)
+        others = LocalRanks(trainer)
         others.lost()
         assert others.children == [other]
         assert lightnings == []
@@ -164,7 +164,7 @@ from mapex_lightning.train import liveness
 liveness.GRACE = 0.2
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)", ])
 other.send_signal(9)
-with liveness.company(first_of(other)):
+with liveness.watched_ranks(first_of(other)):
     time.sleep(60)
 """
 
@@ -177,7 +177,7 @@ if sys.argv[1:]:
     os.environ["LOCAL_RANK"] = "1"
     trainer = first_of()
     trainer.world_size, trainer.global_rank, trainer.strategy.launcher = 2, 1, None
-    with liveness.company(trainer):
+    with liveness.watched_ranks(trainer):
         print(os.getpid(), flush=True)
         time.sleep(60)
 os.environ["MAPEX_LAUNCHER"] = str(os.getpid())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mapex_lightning.errors import Preempted
-from mapex_lightning.train.preemption import TRY_AGAIN, job, leave, requeue
+from mapex_lightning.errors import TRY_AGAIN, Preempted
+from mapex_lightning.train.preemption import job, leave, requeue
 from tests.workshop import trainer_of
 
 SCONTROL = """#!/bin/sh

@@ -2,364 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, get_args
 
 import lightning.pytorch as pl
-import yaml
-from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
-from mapex_lightning.checkpoint import describe, read
-from mapex_lightning.cli.devices import batch_line, check, minutes, set_timeout
+from mapex_lightning.cli.building import MapexCLI, build, say
+from mapex_lightning.cli.devices import batch_line
 from mapex_lightning.cli.sentences import sentence_of
-from mapex_lightning.cli.starting import (
-    RUN_FOLDER,
-    SETTINGS,
-    Start,
-    begun,
-    check_processes,
-    flat,
-    place_of,
-    start_of,
-    with_settings,
-)
-from mapex_lightning.cli.trust import check_offline, trust
-from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
-from mapex_lightning.data.module import TileData
+from mapex_lightning.cli.starting import RUN_FOLDER, begun, check_processes
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import sweep, write_text
-from mapex_lightning.model.config import PRESETS
-from mapex_lightning.runs import LAST, RUNS, check_name, check_nothing_planted, find_checkpoint, own_checkpoint
+from mapex_lightning.files import sweep
+from mapex_lightning.runs import LAST
 from mapex_lightning.train.base import MapexModule, shape_of
-from mapex_lightning.train.best import Best
-from mapex_lightning.train.callbacks import (
-    Bar,
-    Pictures,
-    PlainProgress,
-    Predictions,
-    Throughput,
-    write_results,
-)
-from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.callbacks import write_results
 from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
-from mapex_lightning.train.journal import METRICS, Metrics
-from mapex_lightning.train.last import Last
-from mapex_lightning.train.liveness import company
-from mapex_lightning.train.maps import Outputs, maps_of
+from mapex_lightning.train.liveness import watched_ranks
 from mapex_lightning.train.memory import enough_memory
 from mapex_lightning.train.pretrain import Pretrain
-from mapex_lightning.train.prune import Prune
-from mapex_lightning.train.watch import Watch
-
-NO_NEWS = (
-    ".*does not have many workers.*",  # reading in the training process is faster for packed and synthetic tiles
-    ".*`srun` command is available.*",
-    ".*GPU available but not used.*",
-    "Checkpoint directory .* exists and is not empty.*",  # the settings are written there first
-    "The dirpath has changed.*",  # a resumed run has a folder of its own
-    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been added up over the ranks before
-    ".*isinstance.treespec, LeafSpec.* is deprecated.*",  # inside Lightning 2.6
-    "Detected call of `lr_scheduler.step.* before `optimizer.step.*",  # the scaler of 16-mixed passes over first steps
-)
-"""Warnings that are left out."""
-
-
-def whole_numbers_first() -> None:
-    """Makes the Trainer's options that take a number or a share read 1 as the number.
-
-    Python keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever a program makes first. scikit-learn
-    makes the latter; with it imported, ``--trainer.limit_train_batches 1`` would be 1.0, which is all batches.
-    """
-    hints = vars(pl.Trainer)["__init__"].__annotations__
-    for name, hint in hints.items():
-        types = get_args(hint)
-        if {int, float} <= set(types) <= {int, float, type(None)}:
-            hints[name] = int | float | None if type(None) in types else int | float
-
-
-whole_numbers_first()
-
-
-class MapexCLI(LightningCLI):
-    """Parses settings and builds model, data and Trainer; `run` calls what was asked for.
-
-    Args:
-        command: ``fit``, ``validate``, ``test``, ``predict``, ``prune`` or ``info``.
-        words: the settings.
-        prune: for ``prune`` and ``info``, the arguments of `Prune`.
-    """
-
-    def __init__(self, command: str, words: Sequence[str], prune: dict[str, Any] | None = None) -> None:
-        self.command = command
-        self.prune = prune
-        self.start = Start(Path())
-        self.resume: Path | None = None
-        self.place: dict[str, int] = {}
-        with warnings.catch_warnings():
-            # Words are passed because the command came first; the launcher of DDP re-runs sys.argv, which is whole.
-            warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")
-            super().__init__(
-                MapexModule,
-                TileData,
-                save_config_callback=None,
-                seed_everything_default=0,
-                parser_kwargs={"prog": f"mapex {command}", "exit_on_error": False, "allow_abbrev": False},
-                subclass_mode_model=True,
-                args=list(words),
-                run=False,
-                auto_configure_optimizers=False,
-            )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What Lightning has no word for."""
-        parser.add_argument("--ckpt", type=str | None, default=None, help="the checkpoint this command works on")
-        parser.add_argument("--run", type=str | None, default=None, help="name of the run")
-        default = minutes(self.command)
-        parser.add_argument("--timeout", type=float, default=default, help="minutes a process waits for the others")
-        parser.add_argument("--save_minutes", type=float, default=30.0, help="between two saves within an epoch")
-        parser.add_argument("--compile", type=bool, default=False, help="compile what is one graph with torch.compile")
-        for name in Outputs._fields if self.command == "predict" else ():
-            parser.add_argument(f"--{name}", type=str | None, default=None, help="a map of a scene; see --help")
-        parser.link_arguments("data.modalities", "model.init_args.modalities", apply_on="parse")
-        parser.link_arguments("data.task", "model.init_args.task", apply_on="instantiate")
-        parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads the settings and makes sure that none is an address."""
-        super().parse_arguments(parser, args)
-        check_offline(self.config)
-
-    def before_instantiate_classes(self) -> None:
-        """Decides about checkpoint and run folder before anything is built."""
-        if self.config.run:
-            check_name(self.config.run)
-        name = self.config.run or self._config_name()
-        if self.prune is not None:
-            self.config.model = Namespace(class_path=_path_of(Prune), init_args=Namespace(**self.prune))
-            self.start = Start(Path(self.prune["encoder"]).parent)
-        elif self.command == "fit":
-            self.start = start_of(self.settings(), name)
-            if self.start.last:
-                self._go_on(self.start.last)
-            elif self.config.ckpt:
-                self._start_from(find_checkpoint(self.config.ckpt))
-        else:
-            self.outputs.check(scene=self.command == "predict" and self.config.data.scene is not None)
-            path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
-            self._evaluate(path)
-            self.start = Start(RUNS / name if self.config.run or not self._inside_runs(path) else path.parent)
-
-    @property
-    def folder(self) -> Path:
-        """Of the run."""
-        return self.start.folder
-
-    def settings(self) -> dict[str, Any]:
-        """All settings by dotted name."""
-        return flat(yaml.safe_load(self._dump()))
-
-    def _dump(self) -> str:
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=True)
-        assert isinstance(text, str)
-        return text
-
-    def instantiate_classes(self) -> None:
-        """Builds model, data and Trainer, unless there is nothing to do."""
-        if not self.start.complete:
-            super().instantiate_classes()
-
-    def _go_on(self, last: Path) -> None:
-        self.resume, self.place = last, dict(self.start.place)
-        if self.config.model.init_args.encoder not in PRESETS:
-            self.config.model.init_args.encoder = str(last)  # what the run was started from need not be there any more
-        if self.config.ckpt:
-            _say(f"--ckpt {self.config.ckpt} is where the run {self.folder.name} was to begin; it goes on from {last}")
-
-    def _start_from(self, path: Path) -> None:
-        checkpoint = read(path)
-        model = self.config.model
-        same = describe(checkpoint).kind == ("pretrain" if model.class_path.endswith("Pretrain") else "finetune")
-        if same and "optimizer_states" in checkpoint:
-            self.resume, self.place = path, place_of(checkpoint)
-            if model.class_path.endswith("FineTune"):
-                model.init_args.encoder = str(path)
-            _say(f"resuming {path}: its weights, optimiser and step count win over the config's")
-        else:
-            model.init_args.encoder = str(path)
-            _say(f"starting from the encoder of {path}: its shape and sensors win over the config's")
-
-    def data_alone(self) -> TileData:
-        """The data of the config, built without model and Trainer.
-
-        Raises:
-            MapexError: its settings cannot be used.
-        """
-        parser = LightningArgumentParser()
-        parser.add_lightning_class_args(TileData, "data")
-        data = parser.instantiate_classes(Namespace(data=self.config.data)).data
-        assert isinstance(data, TileData)
-        return data
-
-    @property
-    def outputs(self) -> Outputs:
-        """Where maps of a scene go."""
-        return Outputs(*(self.config.get(name) for name in Outputs._fields))
-
-    def _evaluate(self, path: Path) -> None:
-        found = describe(read(path))
-        if self.outputs.embeddings is not None:
-            self.config.model = Namespace(class_path=_path_of(Embed), init_args=Namespace(encoder=str(path)))
-            _say(f"features of {path}")
-            return
-        wanted = "pretrain" if self.config.model.class_path.endswith("Pretrain") else "finetune"
-        if found.kind != wanted or (wanted == "finetune" and found.head is None):
-            raise MapexError(
-                f"mapex {self.command} with this config needs a checkpoint of {wanted}; {path} is one of {found.kind}. "
-                "Fine-tune it first (mapex fit --config ... --ckpt FILE), or give another with --ckpt."
-            )
-        self.config.model.init_args.encoder = str(path)
-        _say(f"evaluating {path}")
-
-    def _config_name(self) -> str:
-        given = self.config.config or []
-        return Path(str(given[0])).stem if given else "run"
-
-    @staticmethod
-    def _inside_runs(path: Path) -> bool:
-        return path.resolve().parent.parent == RUNS.resolve()
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The Trainer, with loggers, callbacks and safe checkpoints of our own."""
-        settings = {**self.config_init.trainer.as_dict(), **kwargs}
-        set_timeout(self.config_init.timeout)
-        check(settings, os.environ)
-        fitting = self.command == "fit"
-        check_nothing_planted(self.folder)
-        settings["default_root_dir"] = str(self.folder)
-        ours = self._callbacks(fitting, logged=settings["logger"] is not False)
-        settings["callbacks"] = [*(settings["callbacks"] or []), *ours]
-        settings["plugins"] = [*_listed(settings["plugins"]), WholeCheckpointIO()]
-        settings["use_distributed_sampler"] = False  # data.sampler shares tiles out over the ranks
-        settings["enable_checkpointing"] = fitting
-        if self.resume:
-            settings["num_sanity_val_steps"] = 0  # it was done when the run began
-        settings["enable_progress_bar"] = sys.stdout.isatty() and settings["enable_progress_bar"] is not False
-        if settings["logger"] is None or settings["logger"] is True:
-            settings["logger"] = self._loggers() if fitting else False
-        return pl.Trainer(**settings)
-
-    def _loggers(self) -> list[Any]:
-        return [
-            TensorBoardLogger(self.folder, name="", version="tensorboard"),
-            Metrics(self.folder / METRICS),
-        ]
-
-    def _callbacks(self, fitting: bool, logged: bool) -> list[Callback]:
-        if self.command == "predict":
-            scene = self.datamodule.scene is not None
-            maps = maps_of(self.model, self.datamodule, self.outputs) if scene else None
-            return [maps or Predictions(self.folder / "predictions")]
-        if not fitting:
-            return []
-        throughput = Throughput()
-        best = Best(self.folder, self.model)
-        last = Last(self.folder / LAST, self.config.save_minutes, named=self.config.run is not None)
-        progress = Bar(throughput) if sys.stdout.isatty() else PlainProgress(throughput)
-        rates = [LearningRateMonitor("step")] if logged else []
-        kept = [] if self.config.trainer.fast_dev_run else [best, last]
-        return [Watch(), throughput, progress, Pictures(self.folder / "pictures"), *rates, *kept]
-
-    def save_settings(self) -> None:
-        """Writes all settings of the run, as it begins."""
-        write_text(self.folder / SETTINGS, self._dump())
-
-
-def _path_of(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _say(sentence: str) -> None:
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("SLURM_PROCID", "0")) == 0:
-        print(sentence, flush=True)
-
-
-def build(
-    command: str, words: Sequence[str], prune: dict[str, Any] | None = None, kind: type[MapexCLI] = MapexCLI
-) -> MapexCLI:
-    """Parses settings and builds what they describe.
-
-    Args:
-        command: the command.
-        words: the settings.
-        prune: see `MapexCLI`.
-        kind: what builds.
-
-    Raises:
-        MapexError: a setting is unknown or cannot be used.
-    """
-    words = with_scene(with_paths(trust(list(words))))
-    words = with_settings(words) if command == "fit" else words
-    _quiet()
-    if "--help-all" in words:
-        words = ["--help"]
-    if command != "prune" and not {"--help", *CONFIG} & {word.split("=")[0] for word in words}:
-        raise MapexError(f"mapex {command} needs a config, such as: mapex {command} --config pretrain.yaml.")
-    try:
-        return kind(command, words, prune)
-    except (ArgumentError, ValueError) as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        raise sentence from None
-
-
-class _DataAlone(MapexCLI):
-    """Reads the whole config, so that a mistyped setting is found, and builds the data without model and Trainer."""
-
-    def before_instantiate_classes(self) -> None:
-        """There is neither a checkpoint nor a run folder."""
-
-    def instantiate_classes(self) -> None:
-        """Builds the data."""
-        self.datamodule = self.data_alone()
-
-
-def data_of(command: str, words: Sequence[str]) -> TileData:
-    """The data that a config describes.
-
-    Args:
-        command: who asks, for messages.
-        words: config and settings.
-
-    Raises:
-        MapexError: a setting is unknown or cannot be used.
-    """
-    data = build(command, words, kind=_DataAlone).datamodule
-    assert isinstance(data, TileData)
-    return data
-
-
-def _quiet() -> None:
-    """Leaves out what is no news to users: hints of Lightning, and what it has to mend itself."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in NO_NEWS:
-        warnings.filterwarnings("ignore", pattern)
 
 
 def run(command: str, words: Sequence[str]) -> None:
@@ -372,17 +37,27 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
+        except (MisconfigurationException, ValueError) as error:  # settings that do not fit, found as training begins
+            raise sentence_of(error) or error from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
-            raise KeyboardInterrupt from stop
+            raise KeyboardInterrupt(_left_behind(cli)) from stop
     finally:
         os.environ.pop(RUN_FOLDER, None)  # a later run of the same process has a folder of its own
 
 
+def _left_behind(cli: MapexCLI) -> str:
+    """What a run that was ended with Ctrl-C has kept; empty where it is nothing."""
+    last = cli.folder / LAST
+    if cli.command != "fit" or not last.is_file():
+        return ""
+    return f"; what was kept last is in {last}; go on from there with: mapex fit --run {cli.folder.name}"
+
+
 def _run(cli: MapexCLI, command: str) -> None:
     if cli.start.complete:
-        _say(f"run folder: {cli.folder}\nthe run {cli.folder.name} is complete, after {cli.start.step} steps")
+        say(f"run folder: {cli.folder}\nthe run {cli.folder.name} is complete, after {cli.start.step} steps")
         return
-    with company(cli.trainer), enough_memory(cli.trainer, cli.model, cli.datamodule):
+    with watched_ranks(cli.trainer), enough_memory(cli.trainer, cli.model, cli.datamodule):
         _go(cli, command)
 
 
@@ -421,7 +96,7 @@ def _fit(cli: MapexCLI) -> None:
     line = check_processes(cli.start, cli.settings(), trainer.world_size)
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}", flush=True)
+            print(f"{type(cli.model).__name__}: {shape_of(cli.model.encoder.config)}; {_size(cli.model)}", flush=True)
             if tiles := batch_line(trainer, cli.datamodule.batch_size):
                 print(tiles, flush=True)
             sweep(cli.folder, below=True)
@@ -431,6 +106,28 @@ def _fit(cli: MapexCLI) -> None:
                 print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
         cli.datamodule.load_state_dict(cli.place)
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
+        if trainer.is_global_zero and _time_is_up(trainer):
+            print(
+                f"trainer.max_time is over, after step {trainer.global_step} of {trainer.estimated_stepping_batches}; "
+                f"go on with more of it in all: mapex fit --run {cli.folder.name} --trainer.max_time DD:HH:MM:SS",
+                flush=True,
+            )
+
+
+def _size(model: MapexModule) -> str:
+    """How many parameters there are, and how many of them are trained."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    count, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
+
+
+def _time_is_up(trainer: pl.Trainer) -> bool:
+    """Whether a time limit has ended the run before its last step."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    left = [timer.time_remaining() for timer in timers]
+    return trainer.global_step < trainer.estimated_stepping_batches and any(
+        one is not None and one <= 0 for one in left
+    )
 
 
 def _figures(cli: MapexCLI, command: str) -> None:
@@ -439,6 +136,6 @@ def _figures(cli: MapexCLI, command: str) -> None:
     evaluate = cli.trainer.test if command == "test" else cli.trainer.validate
     figures = evaluate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
-        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})
-        for name, value in figures.items():
+        for name, value in figures.items():  # before they are written, which may fail
             print(f"  {name:24s}{value:.4f}", flush=True)
+        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})

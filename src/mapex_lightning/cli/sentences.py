@@ -9,6 +9,7 @@ import sys
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mapex_lightning.data import sets
 from mapex_lightning.data.module import TileData
@@ -19,15 +20,23 @@ from mapex_lightning.train.pretrain import Pretrain
 
 
 def sentence_of(error: BaseException) -> MapexError | None:
-    """The sentence for an error in building: one of ours, though jsonargparse has wrapped it, or of jsonargparse.
+    """The sentence for settings that cannot be used: ours, though jsonargparse has wrapped it, its own, or Lightning's.
 
     Returns:
         None for an error that is neither, which is a fault of the program.
     """
+    if isinstance(error, MisconfigurationException) or str(error).lstrip().startswith("`val_check_interval`"):
+        return _misfit(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MapexError):
         cause = cause.__cause__
     return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
+
+
+def _misfit(error: Exception) -> MapexError:
+    """The sentence for settings of the Trainer that Lightning cannot use."""
+    message = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    return MapexError(f"A setting of the Trainer cannot be used: {message}. See mapex COMMAND --help-all.")
 
 
 def _sentence(error: ArgumentError) -> MapexError:

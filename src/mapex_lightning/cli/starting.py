@@ -11,24 +11,21 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mapex_lightning.checkpoint import read
-from mapex_lightning.claim import claimed
 from mapex_lightning.cli.words import CONFIG
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
-from mapex_lightning.plain_yaml import load
+from mapex_lightning.lock import locked
 from mapex_lightning.runs import LAST, RUNS, check_name, new_run
-from mapex_lightning.train.journal import cut
+from mapex_lightning.settings import IDLE, SETTINGS, among, flat, read_settings
 from mapex_lightning.train.last import Sharing
-
-SETTINGS = "config.yaml"
-"""The settings of a run, in its folder."""
+from mapex_lightning.train.log import cut
 
 RUN_FOLDER = "MAPEX_RUN_FOLDER"
 """Environment variable by which the processes of one run agree on its folder."""
 
 FREE = (
-    *("config", "ckpt", "run", "save_minutes", "timeout"),
-    *(f"data.{name}" for name in ("workers", "root", "predict", "scene", "reading", "overlap")),
+    *(*IDLE, "ckpt", "compile"),
+    *(f"data.{name}" for name in ("predict", "scene", "reading", "overlap")),
     *(f"trainer.{name}" for name in ("accelerator", "strategy", "devices", "num_nodes", "plugins", "callbacks")),
     *(f"trainer.{name}" for name in ("logger", "log_every_n_steps", "profiler", "default_root_dir", "max_time")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
@@ -94,7 +91,7 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
     """Decides about the run folder.
 
     Args:
-        given: all settings, as `flat` gives them.
+        given: all settings, as `mapex_lightning.settings.flat` gives them.
         name: of the run where no ``--run`` is given.
 
     Raises:
@@ -133,27 +130,16 @@ def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return dict(checkpoint.get(TileData.__qualname__, {}))
 
 
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by dotted name; lists are values."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = flat(value) if isinstance(value, Mapping) and value else None
-        found |= {key: value} if inner is None else {f"{key}.{name}": one for name, one in inner.items()}
-    return found
-
-
 def check_same(folder: Path, given: Mapping[str, Any]) -> None:
     """Makes sure that a run goes on as it began.
 
     Raises:
         MapexError: a setting that matters differs.
     """
-    before = flat(load((folder / SETTINGS).read_text(encoding="utf-8")))
-    free = {*FREE, *TOGETHER} | ({"model.init_args.encoder"} if before.get("ckpt") else set())
+    before = flat(read_settings(folder))
+    free = {*FREE, *TOGETHER} | ({"model.encoder"} if before.get("ckpt") else set())
     differing = [
-        name
-        for name in sorted({*before, *given})
-        if before.get(name) != given.get(name) and not any(f"{name}.".startswith(f"{one}.") for one in free)
+        name for name in sorted({*before, *given}) if before.get(name) != given.get(name) and not among(name, free)
     ]
     if differing:
         name = differing[0]
@@ -232,7 +218,7 @@ def begun(start: Start) -> Iterator[None]:
     Raises:
         MapexError: another process works on the run, or has worked on it since `start_of` looked.
     """
-    with claimed(start.folder, SLURM_WAITS if "SLURM_RESTART_COUNT" in os.environ else 0):
+    with locked(start.folder, SLURM_WAITS if "SLURM_RESTART_COUNT" in os.environ else 0):
         last = start.folder / LAST
         if (_seen(last) if last.is_file() else ()) != start.seen:
             raise MapexError(f"Another process has worked on the run {start.folder.name} meanwhile; start again.")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError
 
-from mapex_lightning.cli import MapexCLI, build
+from mapex_lightning.cli.building import MapexCLI, build
 from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.data.examination import Finding, check_sums, examine
 from mapex_lightning.data.module import TileData
@@ -19,6 +19,7 @@ from mapex_lightning.data.statistics import Statistics, measure
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.runs import find_checkpoint
+from mapex_lightning.text import amount
 from mapex_lightning.train.base import MapexModule
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.rehearsal import Rehearsal, before, rehearse
@@ -131,7 +132,7 @@ def _model(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "wrong",
             "memory",
-            f"Weights, gradients and optimiser alone take {_bytes(standing.of(0))}, and {_bytes(left)} are free on "
+            f"Weights, gradients and optimiser alone take {amount(standing.of(0))}, and {amount(left)} are free on "
             f"{device.type}, so no step was taken.",
             "Take a smaller encoder, or a device with more memory.",
         )
@@ -171,26 +172,21 @@ def memory(found: Rehearsal, batch: int, left: int | None) -> Finding:
     need = found.memory.of(batch)
     parts = found.memory
     told = (
-        f"About {_bytes(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: weights "
-        f"{_bytes(parts.parameters)}, gradients {_bytes(parts.gradients)}, optimiser {_bytes(parts.optimiser)}, kept "
-        f"for the backward pass {_bytes(parts.fixed)} and {_bytes(parts.per_tile)} a tile)"
+        f"About {amount(need)} for training with batches of {batch} (an estimate from a step on {found.tiles}: weights "
+        f"{amount(parts.parameters)}, gradients {amount(parts.gradients)}, optimiser {amount(parts.optimiser)}, kept "
+        f"for the backward pass {amount(parts.fixed)} and {amount(parts.per_tile)} a tile)"
     )
     if left is None:
         return Finding("ok", "memory", f"{told}.")
     if need <= ROOM * left:
-        return Finding("ok", "memory", f"{told}; {_bytes(left)} are free on {found.device.type}.")
+        return Finding("ok", "memory", f"{told}; {amount(left)} are free on {found.device.type}.")
     fits = found.memory.most_tiles(int(ROOM * left))
     remedy = (
         f"Lower data.batch_size to {fits} or less and raise trainer.accumulate_grad_batches, or take a smaller encoder."
         if fits
         else "Take a smaller encoder, or train on a larger device."
     )
-    return Finding("look", "memory", f"{told}; only {_bytes(left)} are free on {found.device.type}.", remedy)
-
-
-def _bytes(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+    return Finding("look", "memory", f"{told}; only {amount(left)} are free on {found.device.type}.", remedy)
 
 
 def free(device: torch.device) -> int | None:

@@ -59,7 +59,7 @@ def _table(statistics: Sequence[tuple[Modality, Statistics]], unread: Sequence[s
     """Statistics for people, then as the block of YAML that a config takes."""
     from mapex_lightning.data.statistics import block, with_statistics
     from mapex_lightning.info import heading_of
-    from mapex_lightning.table import aligned, indented
+    from mapex_lightning.text import aligned, indented
 
     lines, blocks = [], []
     for modality, its in statistics:

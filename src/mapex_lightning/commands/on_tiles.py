@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from mapex_lightning.analysis import Analysis, analyse
 from mapex_lightning.checkpoint import Description, describe, encoder_of, load_decoder, read
-from mapex_lightning.cli import MapexCLI, build
+from mapex_lightning.cli.building import MapexCLI, build
 from mapex_lightning.comparison import Comparison, compare
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError

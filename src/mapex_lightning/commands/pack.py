@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
         raise MapexError("mapex pack needs no checkpoint; leave --ckpt out.")
     if not known.file_size > 0:
         raise MapexError(f"--file-size is a number of gigabytes above 0; found {known.file_size:g}.")
-    from mapex_lightning.cli import data_of
+    from mapex_lightning.cli.building import data_of
     from mapex_lightning.data.packed.packing import Packing, pack
 
     data = data_of("pack", settings)

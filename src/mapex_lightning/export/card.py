@@ -99,7 +99,7 @@ def card(info: Info, licence: str = UNKNOWN) -> str:
         _table([["block", "feed-forward"], *blocks]),
         "## Where it comes from",
         "\n".join(f"{number}. {step}" for number, step in enumerate(description.lineage, 1)),
-        f"Written by {' and '.join(f'{name} {version}' for name, version in info.versions.items())}.",
+        f"Written in format {info.versions['format']} by {info.writers()}.",
         "## How to load it",
         LOADING.format(name=config.names[0], bands=len(config.modalities[0].bands), side=8 * config.patch),
         "## What is not known",

@@ -21,7 +21,7 @@ from mapex_lightning.checkpoint import (
     KEY,
     Description,
     Kind,
-    check_claim,
+    check_buildable,
     describe,
     grow,
     load_weights,
@@ -81,8 +81,8 @@ class MapexModule(LightningModule, ABC):
     """Whether the best is the ``min`` or the ``max``."""
     noted: Mapping[str, float]
     """The latest figures of a training step that were logged."""
-    passed: Tensor | None
-    """Whether the latest step was passed over, as `clip` returns it; None where a gradient scaler decides."""
+    skipped: Tensor | None
+    """Whether the latest step was skipped, as `clip` returns it; None where a gradient scaler decides."""
 
     def __init__(self, encoder: Encoder, lineage: Sequence[str], optimiser: Optimiser, seed: int = 0) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class MapexModule(LightningModule, ABC):
         self.optimiser = optimiser
         self.seed = seed
         self.noted = {}
-        self.passed = None
+        self.skipped = None
         self._observing = ExitStack()
         self.routing: dict[int, dict[str, Tensor]] = {}
         """Figures of specialisation per mixture block, of the last census."""
@@ -152,12 +152,12 @@ class MapexModule(LightningModule, ABC):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips, and passes over gradients that are no numbers; with 16-mixed the gradient scaler does the latter."""
+        """Clips, and skips steps whose gradients are not finite; with 16-mixed the gradient scaler does the latter."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            self.passed = None
+            self.skipped = None
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            self.passed = clip(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
+            self.skipped = clip(optimizer, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what layers draw by themselves, as stochastic depth does, a function of seed, step and rank, too."""
@@ -230,7 +230,7 @@ def start(
     description = describe(checkpoint)
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
-    check_claim(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
+    check_buildable(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
     built = Encoder(config, drop_path)
     if pretrained:
         (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))

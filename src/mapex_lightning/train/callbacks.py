@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
 from mapex_lightning.train.pretrain import Pretrain
+from mapex_lightning.train.ranks import every_rank, in_turn
 
 
 def data_of(trainer: pl.Trainer) -> TileData:
@@ -259,21 +259,6 @@ class Predictions(Callback):
         rows = in_turn(every_rank(self.rows))
         if trainer.is_global_zero:
             write_whole(self.folder / "predictions.csv", lambda path: _write_csv(path, rows, pl_module))
-
-
-def every_rank(mine: Any) -> list[Any]:
-    """What every rank has, in the order of the ranks; all must ask."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [mine]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, mine)
-    return found
-
-
-def in_turn(shares: Sequence[Sequence[Any]]) -> list[Any]:
-    """One of each share after the other: the order in which `mapex_lightning.data.sampler` dealt tiles out to ranks."""
-    nothing = object()
-    return [one for row in zip_longest(*shares, fillvalue=nothing) for one in row if one is not nothing]
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 
 from mapex_lightning.errors import MapexError
@@ -42,8 +44,13 @@ def check_compiler(device: str) -> None:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        MapexError: it is missing.
+        MapexError: it is missing, or torch is too old to give every part graphs of its own.
     """
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+        raise MapexError(
+            f"--compile true needs torch 2.14 or newer, and this is {torch.__version__}. Update torch, or leave "
+            "--compile out."
+        )
     wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
         raise MapexError(

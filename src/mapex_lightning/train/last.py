@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.signals import told_to_stop
 from mapex_lightning.train.callbacks import data_of
-from mapex_lightning.train.journal import lengths
+from mapex_lightning.train.log import lengths
 from mapex_lightning.train.preemption import leave
 
 GO_ON, SAVE, STOP = range(3)
@@ -46,12 +46,16 @@ class Last(Checkpoint):
         path: of the checkpoint, in the folder of the run.
         minutes: between two saves within an epoch.
         named: whether the command gives the run its name; see `mapex_lightning.train.preemption.leave`.
+
+    Attributes:
+        amid: whether a time limit has ended the run within an epoch, whose state is kept.
     """
 
     def __init__(self, path: Path, minutes: float = 30.0, named: bool = True) -> None:
         self.path, self.minutes, self.named = path, minutes, named
         self.due = math.inf
         self.before_validation = False
+        self.amid = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Keeps Lightning from handling signals itself, and from going on differently where steps are counted.
@@ -73,9 +77,14 @@ class Last(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: not while gradients are gathered, and not where the epoch or a validation follows."""
+        """Between two steps: not while gradients are gathered, and not where the epoch or a validation follows.
+
+        A time limit (Lightning's Timer) has to wait for such a place, too: after it Lightning passes over the rest of
+        the epoch, which the run that goes on must not.
+        """
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
+        over, trainer.should_stop = trainer.should_stop, trainer.should_stop and trainer.is_last_batch
         if (
             (batch_idx + 1) % trainer.accumulate_grad_batches
             or trainer.is_last_batch
@@ -83,6 +92,9 @@ class Last(Checkpoint):
             or loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         ):
             return
+        self.amid = trainer.should_stop = over
+        if over:
+            self._save(trainer)
         self._obey(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -109,7 +121,8 @@ class Last(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After an epoch, and after the best model was kept: checkpoints are the last to be called, in their order."""
-        self._save(trainer)
+        if not self.amid:
+            self._save(trainer)
         if self._vote(trainer) == STOP and not trainer.fit_loop.done:
             self._leave(trainer)
 
@@ -139,7 +152,8 @@ class Last(Checkpoint):
             return
         self.before_validation = trainer.validating
         try:
-            self._save(trainer)
+            if not self.before_validation or not self.amid:
+                self._save(trainer)
         finally:
             self.before_validation = False
         if wish == STOP:

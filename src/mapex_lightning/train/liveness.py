@@ -26,8 +26,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from mapex_lightning.errors import LostRank
-from mapex_lightning.train.preemption import TRY_AGAIN
+from mapex_lightning.errors import LOST, TRY_AGAIN, LostRank
 
 GRACE = 5.0
 """Seconds that a process has to end by itself once another one has."""
@@ -76,7 +75,7 @@ def _exists(process: int) -> bool:
     return True
 
 
-class Company:
+class LocalRanks:
     """The processes of a job on this machine, as one of them sees them.
 
     The first one has started the others and ends them when it ends; each of the others ends when the first one is gone.
@@ -88,7 +87,6 @@ class Company:
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self.trainer = trainer
-        self.launcher = trainer.strategy.launcher
         self.timeout = vars(trainer.strategy).get("_timeout")
         self.world = trainer.world_size
         self.rank = trainer.global_rank
@@ -110,7 +108,7 @@ class Company:
             found: what another place has to say of it.
         """
         self._find_children()
-        known, code = [], 1
+        known, code = [], LOST
         until = time.monotonic() + (1.0 if found else 0.0)
         while len(self._living()) == len(self.children) > 0 and time.monotonic() < until:
             time.sleep(0.05)  # who has closed a connection may be about to end
@@ -162,15 +160,8 @@ class Company:
         return "gone" if os.getppid() != self.parent else state_of(self.parent)
 
     def _find_children(self) -> None:
-        """Takes the processes over that Lightning has started, once there are some.
-
-        A thread of Lightning's looks at them, too, and where one has failed kills this process in the middle of a
-        sentence; it gets an empty list.
-        """
-        if isinstance(self.launcher, _SubprocessScriptLauncher) and self.launcher.procs and not self.children:
-            lightnings, self.launcher.procs = self.launcher.procs, list(self.launcher.procs)
-            self.children = list(lightnings)
-            lightnings.clear()
+        """Takes the processes over that Lightning has started, once there are some."""
+        self.children = self.children or take_over(self.trainer)
 
     def _look(self) -> None:
         while not self._over.wait(LOOK):
@@ -185,6 +176,20 @@ class Company:
             for child in self._living():
                 child.kill()
             os._exit(error.code)
+
+
+def take_over(trainer: pl.Trainer) -> list[subprocess.Popen[Any]]:
+    """The processes that Lightning has started on this machine, which it then no longer watches.
+
+    A thread of Lightning's takes any exit code of theirs but 0 for a crash, and then kills all others and this process
+    in the middle of a sentence. It has no switch for that; here it gets an empty list of them.
+    """
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return []
+    watched, launcher.procs = launcher.procs, list(launcher.procs)  # to the latter it forwards signals
+    watched.clear()
+    return list(launcher.procs)
 
 
 def _wake_with_parent() -> None:
@@ -202,17 +207,17 @@ def _name_of(number: int) -> str:
 
 
 @contextmanager
-def company(trainer: pl.Trainer) -> Iterator[None]:
+def watched_ranks(trainer: pl.Trainer) -> Iterator[None]:
     """Sees to it that a job ends on all processes of this machine when it ends on one.
 
     Raises:
         LostRank: another rank is gone or does not answer.
     """
-    others = Company(trainer)
+    others = LocalRanks(trainer)
     try:
         yield
     except BaseException as error:
-        lost = others.lost(_first_line(error)) if from_another(error) else None
+        lost = others.lost(_said_by(error)) if from_another(error) else None
         others.leave(FAREWELL if getattr(error, "code", None) in FINE else GRACE)
         if lost is None:
             raise
@@ -222,7 +227,7 @@ def company(trainer: pl.Trainer) -> Iterator[None]:
     others.leave(FAREWELL)
 
 
-def _first_line(error: BaseException) -> str:
+def _said_by(error: BaseException) -> str:
     """What an error says itself, without the place in C++ where it was found and guesses at its cause."""
     lines = re.sub(r"^\[[^]]*\.cc:\d+\]\s*", "", str(error).strip()).split(". ")[0].splitlines()
     return lines[0][:200].rstrip(". ") if lines else type(error).__name__

@@ -14,6 +14,7 @@ import torch
 
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
+from mapex_lightning.text import amount
 from mapex_lightning.train.base import MapexModule
 from mapex_lightning.train.pretrain import Pretrain
 
@@ -99,13 +100,13 @@ def used(device: torch.device) -> str:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return (
-            f"of {_bytes(total)}, {_bytes(free)} were free, this process had reserved {_bytes(_reserved(device))} and "
-            f"used {_bytes(torch.cuda.max_memory_allocated(device))} at its worst moment"
+            f"of {amount(total)}, {amount(free)} were free, this process had reserved {amount(_reserved(device))} and "
+            f"used {amount(torch.cuda.max_memory_allocated(device))} at its worst moment"
         )
     if device.type == "mps":
         return (
-            f"of {_bytes(torch.mps.recommended_max_memory())}, this process had reserved "
-            f"{_bytes(torch.mps.driver_allocated_memory())}"
+            f"of {amount(torch.mps.recommended_max_memory())}, this process had reserved "
+            f"{amount(torch.mps.driver_allocated_memory())}"
         )
     return _of_this_process()
 
@@ -123,15 +124,10 @@ def _of_this_process() -> str:
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    allowed = f", which lets a process have {_bytes(limit)}" if limit != resource.RLIM_INFINITY else ""
-    return f"this process had {_bytes(size)} at its worst moment, of {_bytes(total)} in this machine{allowed}"
+    allowed = f", which lets a process have {amount(limit)}" if limit != resource.RLIM_INFINITY else ""
+    return f"this process had {amount(size)} at its worst moment, of {amount(total)} in this machine{allowed}"
 
 
-def _said(amount: str) -> str:
+def _said(found: str) -> str:
     """An amount as an allocator gives it, plain bytes as larger units."""
-    return _bytes(int(amount.split()[0])) if re.fullmatch(r"\d+ ?bytes", amount) else amount
-
-
-def _bytes(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    return amount(int(found.split()[0])) if re.fullmatch(r"\d+ ?bytes", found) else found

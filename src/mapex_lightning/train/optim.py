@@ -102,7 +102,7 @@ def configure(
 
 
 def clip(optimiser: Optimizer, limit: float | None, by_value: bool = False) -> Tensor:
-    """Clips gradients, and lets the optimiser pass over a step in which some are no numbers.
+    """Clips gradients, and lets the optimiser skip a step in which some are not finite.
 
     Their norm, which clipping computes anyway, is finite only if all of them are. A fused optimiser is told on the
     device, by the flag that a gradient scaler would give it, and leaves weights and moments as they are: the host does
@@ -115,7 +115,7 @@ def clip(optimiser: Optimizer, limit: float | None, by_value: bool = False) -> T
         by_value: clips each by itself instead.
 
     Returns:
-        () float32 on the device: 1 where the step is passed over, else 0.
+        () float32 on the device: 1 where the step is skipped, else 0.
     """
     weights = [weight for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None]
     if limit and not by_value:
@@ -125,9 +125,9 @@ def clip(optimiser: Optimizer, limit: float | None, by_value: bool = False) -> T
         if limit:
             clip_grad_value_(weights, limit)
     whole = getattr(norm, "full_tensor", None)  # with FSDP2 each rank has its share of it
-    passed = (~(norm if whole is None else whole()).isfinite()).float()
+    skipped = (~(norm if whole is None else whole()).isfinite()).float()
     if all(group.get("fused") for group in optimiser.param_groups):
-        vars(optimiser)["found_inf"] = passed
-    elif bool(passed):
+        vars(optimiser)["found_inf"] = skipped
+    elif bool(skipped):
         optimiser.zero_grad(set_to_none=True)
-    return passed
+    return skipped

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
 from typing import NoReturn
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from mapex_lightning.errors import Preempted
-
-TRY_AGAIN = 75
-"""The exit code of a run that has kept its state and wants to go on, as in sysexits.h (EX_TEMPFAIL)."""
+from mapex_lightning.errors import TRY_AGAIN, Preempted
+from mapex_lightning.train.liveness import take_over
 
 ANSWER = 60
 """Seconds in which Slurm has to answer."""
@@ -80,9 +76,9 @@ def leave(trainer: pl.Trainer, kept: str, name: str, named: bool) -> NoReturn:
         Preempted: always.
     """
     sentence = _sentence(kept, name, named) if trainer.is_global_zero else ""
-    children = _part_from_children(trainer)
-    trainer.strategy.barrier()
-    raise Preempted(sentence, TRY_AGAIN, children)
+    take_over(trainer)
+    trainer.strategy.barrier()  # none ends before that: Lightning would take it for a crash and kill the others
+    raise Preempted(sentence, TRY_AGAIN)
 
 
 def _sentence(kept: str, name: str, named: bool) -> str:
@@ -96,16 +92,3 @@ def _sentence(kept: str, name: str, named: bool) -> str:
     if why is not None:
         return f"{kept}; {how} Job {number} was not put back into the queue: {why}."
     return f"{kept}; job {number} is back in the queue." + (f" But {anew}: cancel it, and {how}" if anew else "")
-
-
-def _part_from_children(trainer: pl.Trainer) -> Sequence[subprocess.Popen[bytes]]:
-    """The processes that this one has started, which Lightning then no longer watches.
-
-    It takes any exit code but 0 of one of them for a crash, and kills all others; so this comes before they may end.
-    """
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return ()
-    children = tuple(launcher.procs)
-    launcher.procs.clear()
-    return children

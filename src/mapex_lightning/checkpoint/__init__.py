@@ -1,4 +1,4 @@
-"""Checkpoints: an encoder with its description, in a file that proves itself whole and is read strictly."""
+"""Checkpoints: an encoder with its description, in a file that carries its checksum and is read strictly."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from mapex_lightning import __version__
+from mapex_lightning.checkpoint.checksum import ChecksumWriter, damaged, verify
+from mapex_lightning.checkpoint.safetensors import SUFFIX, read_safetensors, save_safetensors
+from mapex_lightning.checkpoint.validation import check_archive, check_description, check_run, check_weights, printable
 from mapex_lightning.errors import MapexError
-from mapex_lightning.files import write_whole
+from mapex_lightning.files import local, write_whole
 from mapex_lightning.model.config import EncoderConfig
-from mapex_lightning.portable import SUFFIX, read_portable, write_portable
-from mapex_lightning.proof import Proving, damaged, prove
-from mapex_lightning.scrutiny import check_archive, check_description, check_run, check_weights
 
 if TYPE_CHECKING:
     from mapex_lightning.model.decoder import Decoder
@@ -81,9 +81,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         MapexError: it is missing, a URL, truncated, not a checkpoint of ours, or of an unknown format.
     """
-    if "://" in str(path):
-        raise MapexError(f"Checkpoints are read from local files; download {path} first and give the file's path.")
-    path = Path(path)
+    path = local(path)
     if not path.is_file():
         raise MapexError(f"Wanted a checkpoint; found {'a folder' if path.is_dir() else 'no file'} at {path}.")
     found = _open(path, str(path))
@@ -106,7 +104,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _open(path: Path, name: str) -> dict[str, Any]:
-    """What a file holds, of whatever format, once it has proven itself.
+    """What a file holds, of whatever format, once its checksum has been verified.
 
     Args:
         path: the file.
@@ -117,11 +115,11 @@ def _open(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         if path.suffix == SUFFIX:
-            proven, found = True, read_portable(path, KEY, name)
+            verified, found = True, read_safetensors(path, KEY, name)
         else:
-            proven = prove(path, name)
+            verified = verify(path, name)
             check_archive(path)
-            with _nothing_but_tensors(), warnings.catch_warnings():
+            with _tensors_only(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of TorchScript, which is refused
                 found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MapexError:
@@ -134,13 +132,13 @@ def _open(path: Path, name: str) -> dict[str, Any]:
         raise MapexError(f"{name} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
     if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{name} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
-    if found[KEY].get("format") == FORMAT and not proven:
+    if found[KEY].get("format") == FORMAT and not verified:
         raise damaged(name, "it has lost the checksum at its end")
     return found
 
 
 @contextmanager
-def _nothing_but_tensors() -> Iterator[None]:
+def _tensors_only() -> Iterator[None]:
     """Takes from torch's list of what may be loaded what libraries, torch's own distributed one too, have added."""
     added = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
@@ -213,7 +211,7 @@ def check_fits(module: torch.nn.Module, found: Mapping[str, Tensor], source: str
     if differ:
         raise MapexError(
             f"{source} does not fit its own description: {len(differ)} weights are missing, surplus or of another "
-            f"shape, such as {', '.join(map(_shown, differ[:3]))}. The file was altered; write it anew."
+            f"shape, such as {', '.join(map(printable, differ[:3]))}. The file was altered; write it anew."
         )
 
 
@@ -225,13 +223,13 @@ def built(build: Callable[[], Module], found: Mapping[str, Tensor], source: str)
     Raises:
         MapexError: see `load_weights`.
     """
-    check_claim(build, found, source)
+    check_buildable(build, found, source)
     module = build()
     load_weights(module, found, source)
     return module
 
 
-def check_claim(build: Callable[[], torch.nn.Module], found: Mapping[str, Tensor], source: str) -> None:
+def check_buildable(build: Callable[[], torch.nn.Module], found: Mapping[str, Tensor], source: str) -> None:
     """Makes sure that weights are those of a module, without making one.
 
     Raises:
@@ -243,10 +241,6 @@ def check_claim(build: Callable[[], torch.nn.Module], found: Mapping[str, Tensor
     except (RuntimeError, ArithmeticError, LookupError, AssertionError) as error:  # torch has no tensor of that size
         raise MapexError(f"{source} describes a model that cannot be. The file was altered; write it anew.") from error
     check_fits(claimed, found, source)
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else ascii(name)
 
 
 def grow(encoder: Encoder, found: Mapping[str, Tensor], source: str) -> None:
@@ -323,7 +317,7 @@ def save(encoder: Encoder, path: str | Path, made_by: str = "python") -> None:
 def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Writes a checkpoint so that the file under `path` is always whole: the old one or the new one.
 
-    The new one takes its place when it has been read back from the disk and has proven itself.
+    The new one takes its place when it has been read back from the disk and verified.
 
     Args:
         checkpoint: tensors and plain types, with a description.
@@ -338,9 +332,9 @@ def write(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 def _fill(content: dict[str, Any], beside: Path) -> None:
     with beside.open("wb") as file:
-        proving = Proving(file)
-        torch.save(content, cast("BinaryIO", proving))  # all that it asks for is write and flush
-        proving.finish()
+        writer = ChecksumWriter(file)
+        torch.save(content, cast("BinaryIO", writer))  # all that it asks for is write and flush
+        writer.finish()
 
 
 def _room(content: object) -> int:
@@ -382,4 +376,4 @@ def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         path: the file, which must end in ``.safetensors``.
     """
     assert Path(path).suffix == SUFFIX
-    write_whole(path, lambda beside: write_portable(checkpoint["state_dict"], checkpoint[KEY], KEY, beside))
+    write_whole(path, lambda beside: save_safetensors(checkpoint["state_dict"], checkpoint[KEY], KEY, beside))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mapex_lightning.train.journal import BUFFERED, METRICS, ROUTING, Metrics, cut, lengths
+from mapex_lightning.runs import METRICS
+from mapex_lightning.train.log import BUFFERED, ROUTING, Metrics, cut, lengths
 
 
 def lines(path: Path) -> list[dict[str, str]]:

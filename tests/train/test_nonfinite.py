@@ -1,4 +1,4 @@
-"""A step whose loss or gradients are no numbers changes nothing, on no rank, and its tiles are named."""
+"""A step whose loss or gradients are not finite changes nothing, on no rank, and its tiles are named."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from mapex_lightning.model.target import mean_over_modalities
 from mapex_lightning.tiles import Tile, Tiles
 from mapex_lightning.train.base import MapexModule, tiles_of
 from mapex_lightning.train.finetune import FineTune
+from mapex_lightning.train.nonfinite import SHOWN, SkipNonFinite, SkippedStepWarning, named
 from mapex_lightning.train.optim import clip, configure
 from mapex_lightning.train.pretrain import Pretrain
-from mapex_lightning.train.watch import SHOWN, SkippedStepWarning, Watch, named
 from tests.workshop import elsewhere, trainer_of
 
 SENSORS = ("s1", "s2")
@@ -94,7 +94,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 class Witness(Callback):
     """Keeps the batches, and what is stored before and after each.
 
-    Lightning calls it after `Watch`.
+    Lightning calls it after `SkipNonFinite`.
     """
 
     def __init__(self) -> None:
@@ -116,8 +116,8 @@ class Witness(Callback):
         return found
 
 
-def fit(module: MapexModule, data: TileData, **settings: Any) -> tuple[Witness, Watch]:
-    witness, watch = Witness(), Watch()
+def fit(module: MapexModule, data: TileData, **settings: Any) -> tuple[Witness, SkipNonFinite]:
+    witness, watch = Witness(), SkipNonFinite()
     settings = {"gradient_clip_val": 1.0, "limit_val_batches": 0, "log_every_n_steps": 1} | settings
     trainer_of(callbacks=[watch, witness], **settings).fit(module, datamodule=data)
     return witness, watch
@@ -142,8 +142,8 @@ def steps_by_hand(module: Pretrain, batches: Sequence[Tiles], left_out: int) -> 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_a_step_with_a_loss_that_is_no_number_changes_nothing(kind: str) -> None:
-    # In pre-training the target is normalised, and it is the gradients that are no numbers.
-    what = "a finite loss whose gradients are no numbers," if kind == "pretrain" else "a loss that is no number"
+    # In pre-training the target is normalised, and it is the gradients that are not finite.
+    what = "a finite loss whose gradients are not finite," if kind == "pretrain" else "a loss that is not finite"
     with pytest.warns(SkippedStepWarning, match=what + r" with tile train3 .s2 has 1e\+38, .* of Noise"):
         witness, watch = fit(model_of(kind), data_of("train3"))
     bad = witness.with_tile("train3")
@@ -184,7 +184,7 @@ def test_one_bad_batch_of_those_that_share_a_step_is_enough() -> None:
 
 
 def test_pixels_of_batches_that_share_a_step_are_kept_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mapex_lightning.train.watch.KEPT", 1)
+    monkeypatch.setattr("mapex_lightning.train.nonfinite.KEPT", 1)
     with pytest.warns(SkippedStepWarning, match=r"step .: a finite .* with tiles train") as told:
         fit(model_of(), data_of("train3", train=16), accumulate_grad_batches=4)
     assert "1e+38" not in str(told[-1].message)
@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_counts_although_its_gradients_are_finite(monke
         return whole(module, batch, batch_idx) + (torch.inf if batch_idx == 2 else 0.0)
 
     monkeypatch.setattr(Pretrain, "training_step", off)
-    with pytest.warns(SkippedStepWarning, match="step 2: a loss that is no number with tiles train., train. of Noise"):
+    with pytest.warns(SkippedStepWarning, match="step 2: a loss that is not finite with tiles train., train. of Noise"):
         witness, _ = fit(model_of(), data_of())
     assert same(witness.stored[2], witness.stored[3])
 
@@ -210,7 +210,7 @@ def test_gradients_that_are_no_numbers_count_although_the_loss_is_finite(monkeyp
         return loss + (loss - loss.detach()).abs().sqrt() if batch_idx == 1 else loss  # whose slope at 0 is infinite
 
     monkeypatch.setattr(Pretrain, "training_step", off)
-    with pytest.warns(SkippedStepWarning, match="step 1: a finite loss whose gradients are no numbers, with tiles"):
+    with pytest.warns(SkippedStepWarning, match="step 1: a finite loss whose gradients are not finite, with tiles"):
         witness, _ = fit(model_of(), data_of())
     assert same(witness.stored[1], witness.stored[2])
 
@@ -230,7 +230,7 @@ def test_three_in_a_row_end_the_run_and_all_their_tiles_are_named() -> None:
     with pytest.warns(SkippedStepWarning), pytest.raises(MapexError) as refused:
         fit(module, data_of(*spoilt))
     sentence = str(refused.value)
-    assert sentence.startswith("3 steps in a row had a loss or gradients that are no numbers; they changed nothing")
+    assert sentence.startswith("3 steps in a row had a loss or gradients that are not finite; they changed nothing")
     assert sum(name in sentence for name in spoilt) == 6
     assert all(f"step {step}: " in sentence for step in range(3))
     assert "mapex doctor" in sentence
@@ -253,10 +253,10 @@ def test_the_row_goes_on_where_a_run_is_resumed(tmp_path: Path) -> None:
             if trainer.global_step == 2:
                 trainer.save_checkpoint(tmp_path / "two.ckpt")
 
-    trainer = trainer_of(max_steps=2, callbacks=[Watch(), Saver()], limit_val_batches=0)
+    trainer = trainer_of(max_steps=2, callbacks=[SkipNonFinite(), Saver()], limit_val_batches=0)
     with pytest.warns(SkippedStepWarning):
         trainer.fit(model_of(), datamodule=data_of(*spoilt))
-    resumed = trainer_of(limit_val_batches=0, callbacks=[Watch()])
+    resumed = trainer_of(limit_val_batches=0, callbacks=[SkipNonFinite()])
     with pytest.raises(MapexError, match=r"step 0: .*; step 1: .*; step 2: "):
         resumed.fit(model_of(), datamodule=data_of(*spoilt), ckpt_path=tmp_path / "two.ckpt", weights_only=True)
 
@@ -268,7 +268,7 @@ def test_a_checkpoint_counts_the_step_after_which_it_is_written() -> None:
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             found.append(watch.state_dict())
 
-    watch = Watch()
+    watch = SkipNonFinite()
     trainer = trainer_of(limit_val_batches=0, callbacks=[watch, Keeper()])
     with pytest.warns(SkippedStepWarning):
         trainer.fit(model_of(), datamodule=data_of("train3"))
@@ -278,11 +278,11 @@ def test_a_checkpoint_counts_the_step_after_which_it_is_written() -> None:
     assert [len(state["row"]) for state in found].count(1) == 1
 
 
-# The scaler passes over the very first step, too.
+# The scaler skips the very first step, too.
 @pytest.mark.filterwarnings(r"ignore:Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`:UserWarning")
 def test_with_a_gradient_scaler_a_loss_that_is_no_number_counts_and_gradients_that_overflow_do_not() -> None:
     plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**100))
-    with pytest.warns(SkippedStepWarning, match="step .: a loss that is no number with tile train3"):
+    with pytest.warns(SkippedStepWarning, match="step .: a loss that is not finite with tile train3"):
         witness, watch = fit(model_of("finetune"), data_of("train3"), plugins=[plugin], gradient_clip_val=None)
     assert watch.skipped == 1
     weights = [[step[name] for name in step if name.endswith("weight")] for step in witness.stored]
@@ -339,7 +339,7 @@ from datetime import timedelta
 from pathlib import Path
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from tests.train.test_watch import data_of, fit, model_of, stored
+from tests.train.test_nonfinite import data_of, fit, model_of, stored
 from mapex_lightning.train.pretrain import Pretrain
 
 folder, spoilt, left_out = Path(sys.argv[1]), sys.argv[2].split(","), json.loads(sys.argv[3])

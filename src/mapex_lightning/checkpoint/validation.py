@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself is looked at before anything is made of it: a stranger may have written it."""
+"""Validation: what a stranger's checkpoint says of itself is checked before anything is made of it."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def check_weights(state: object, path: Path) -> None:
     size = 0
     for name, value in state.items():
         if not isinstance(name, str) or type(value) not in (Tensor, torch.nn.Parameter):
-            raise _altered(path, f"{_shown(name)} is no weight")
+            raise _altered(path, f"{printable(name)} is no weight")
         if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
-            raise _altered(path, f"{_shown(name)} is no plain tensor")
+            raise _altered(path, f"{printable(name)} is no plain tensor")
         size += value.numel() * value.element_size()
     if size > path.stat().st_size:
         raise _altered(path, "its weights claim to be more than the file holds")
@@ -103,14 +103,14 @@ def check_run(found: Mapping[str, Any], path: Path) -> None:
     for name, value in found.items():
         if not isinstance(name, str) or name.startswith(FOREIGN):
             raise MapexError(
-                f"{path} is refused: it holds {_shown(name)}, which mapex never writes and from which other programs "
-                "make objects. Write it anew with mapex."
+                f"{path} is refused: it holds {printable(name)}, which mapex never writes and from which other "
+                "programs make objects. Write it anew with mapex."
             )
         if name in RUN and not isinstance(value, RUN[name]):
             raise _altered(path, f"what stands under {name} is nothing that could stand there")
     version = found.get("pytorch-lightning_version", "2.0")
     if not re.fullmatch(r"[2-9]\.\d{1,4}(\.\w{1,20}){0,3}", version):
-        raise _altered(path, f"it names the version {_shown(version)} of Lightning")
+        raise _altered(path, f"it names the version {printable(version)} of Lightning")
 
 
 def check_description(plain: object, path: Path) -> None:
@@ -123,18 +123,18 @@ def check_description(plain: object, path: Path) -> None:
     Raises:
         MapexError: an entry is missing or none of its kind.
     """
-    look = _Look(path)
-    known = look.fields(plain, DESCRIPTION, "its description")
+    checker = _Checker(path)
+    known = checker.fields(plain, DESCRIPTION, "its description")
     if known["head"] is not None:
-        look.fields(known["head"], HEAD, "head")
+        checker.fields(known["head"], HEAD, "head")
     if known["decoder"] is not None:
-        look.fields(known["decoder"], DECODER, "decoder")
+        checker.fields(known["decoder"], DECODER, "decoder")
     depths = len(known["encoder"].get("experts", ())), (known["decoder"] or {}).get("depth", 0)
     if max(depths) > DEEPEST:
         raise _altered(path, f"it claims {max(depths):,} blocks")
 
 
-class _Look:
+class _Checker:
     """Goes through a description once.
 
     Args:
@@ -201,9 +201,9 @@ class _Look:
         return _altered(self.path, f"what stands under {place} is nothing that could stand there")
 
 
-def _shown(name: object) -> str:
+def printable(name: object) -> str:
     """A name of a stranger, fit for a terminal."""
-    return ascii(name)[:80]
+    return (name if isinstance(name, str) and name.isprintable() else ascii(name))[:80]
 
 
 def _altered(path: Path, what: str) -> MapexError:

@@ -84,3 +84,8 @@ def test_a_weight_that_was_left_out_is_missed(checkpoint: dict[str, Any], file: 
     save_file({name: state[name] for name in list(state)[1:]}, file, metadata)
     with pytest.raises(MapexError, match="not those of its checksum"):
         load(file)
+
+
+def test_whoever_can_read_other_files_of_mine_can_read_the_weights(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -18,7 +18,7 @@ from mapex_lightning.checkpoint import KEY, Description, read, write
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
-from mapex_lightning.train.checkpointing import WholeCheckpointIO
+from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.pretrain import Pretrain
 from tests.abandoned import abandoned
 from tests.builders import config_of
@@ -98,7 +98,7 @@ def fit_and_strike(
             if after_a_save:
                 strike()
 
-    monkeypatch.setattr("mapex_lightning.train.checkpointing.write", struck)
+    monkeypatch.setattr("mapex_lightning.train.checkpoint_io.write", struck)
     assert main(["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL, "--trainer.max_epochs", "2"]) == 2
     said = capsys.readouterr().err
     assert before == [last.read_bytes()]

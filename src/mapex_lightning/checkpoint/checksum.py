@@ -1,4 +1,4 @@
-"""Zip archives, as torch writes them, that prove themselves whole: their comment is the checksum of all before it.
+"""The checksum of a checkpoint: the comment of the zip archive that torch writes, over all bytes before it.
 
 torch checks nothing of a file that it maps into memory, and a bit that has flipped in a weight looks like a weight.
 ``head -c -64 FILE | sha256sum`` gives what ``tail -c 64 FILE`` says.
@@ -30,11 +30,11 @@ END_SIZE = 22
 SETTLED = 1.0
 """Seconds after which a file cannot change without changing its time; clocks of file systems tick in milliseconds."""
 
-_proven: set[tuple[int, ...]] = set()
+_verified: set[tuple[int, ...]] = set()
 """Files, as they are on the disk, that this process has read through."""
 
 
-class Proving:
+class ChecksumWriter:
     """A file for `torch.save` that takes the checksum of what leaves memory to its end.
 
     Args:
@@ -83,7 +83,7 @@ class Proving:
         self.file.write(data)
 
 
-def prove(path: Path, name: str) -> bool:
+def verify(path: Path, name: str) -> bool:
     """Reads a file through and compares it with its checksum, once in this process as long as it stays as it is.
 
     Args:
@@ -105,12 +105,12 @@ def prove(path: Path, name: str) -> bool:
         if len(end) < len(WORDS) + DIGITS or not end.startswith(WORDS):
             return False
         as_it_is = (state.st_dev, state.st_ino, state.st_size, state.st_ctime_ns)
-        if as_it_is not in _proven:
+        if as_it_is not in _verified:
             file.seek(0)
             if _digest(file, size) != end.removeprefix(WORDS):
                 raise damaged(name, "its bytes do not give the checksum at its end")
             if time.time() - state.st_ctime > SETTLED:
-                _proven.add(as_it_is)
+                _verified.add(as_it_is)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Tables for people, as lines of text."""
+"""Text for people: tables, sizes, and errors in one line."""
 
 from __future__ import annotations
 
@@ -19,3 +19,18 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
 def indented(lines: Sequence[str]) -> list[str]:
     """The lines, set in by two."""
     return [f"  {line}" for line in lines]
+
+
+def megabytes(count: int) -> str:
+    """The bytes of a file, in decimal units, as file systems tell them."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def amount(count: float) -> str:
+    """Bytes of memory, in binary units, as torch tells them."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, or its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -13,9 +13,10 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mapex_lightning.files import write_whole
+from mapex_lightning.runs import METRICS
 
-ROUTING, METRICS, EVENTS = "routing.csv", "csv/metrics.csv", "tensorboard/events.out.tfevents.*"
-"""The files of the log, below the folder of the run."""
+ROUTING, EVENTS = "routing.csv", "tensorboard/events.out.tfevents.*"
+"""The files of the log beside `METRICS`, below the folder of the run."""
 
 BUFFERED = 100
 """Lines of the metrics that are kept in memory at most."""

@@ -1,16 +1,16 @@
-"""A step whose loss or gradients are no numbers is passed over by all ranks, and its tiles are named.
+"""A step whose loss or gradients are not finite is skipped by all ranks, and its tiles are named.
 
 What happens on the device, in the order of a step, without the host waiting for it:
 
 1. A loss that is not finite turns the gradients of its rank into NaN.
 2. Gradients are added up over the ranks (DDP, FSDP2) and over batches that share a step. One NaN makes the sum NaN,
    which is how the ranks vote: one against is enough, and all of them find the same.
-3. The optimiser passes over gradients whose norm is not finite: see `mapex_lightning.train.optim.clip`. Running
-   statistics of batch norms go back to what they were.
+3. The optimiser skips a step whose gradients have a norm that is not finite: see `mapex_lightning.train.optim.clip`.
+   Running statistics of batch norms go back to what they were.
 
 The host learns of it in the next step, when the device has long been done.
 
-With precision 16-mixed gradients overflow now and then, which is ordinary: the gradient scaler passes over the step and
+With precision 16-mixed gradients overflow now and then, which is ordinary: the gradient scaler skips the step and
 scales less. So the ranks vote on the loss itself there, in one small message per step.
 """
 
@@ -30,9 +30,10 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule, tiles_of
+from mapex_lightning.train.ranks import every_rank, several
 
 MOST = 3
-"""So many steps in a row that are passed over end the run."""
+"""So many steps in a row that are skipped end the run."""
 
 STRANGE = 1000.0
 """A pixel that lies so many standard deviations from the mean of its band is a suspect."""
@@ -45,7 +46,7 @@ SHOWN = 8
 
 
 class SkippedStepWarning(UserWarning):
-    """A step was passed over, since its loss or gradients were no numbers."""
+    """A step was skipped, since its loss or gradients were not finite."""
 
 
 class _Later:
@@ -72,7 +73,7 @@ class _Part(NamedTuple):
 
     Attributes:
         tiles: it; without pixels where they would take much memory.
-        bad: whether its loss was no number on this rank.
+        bad: whether its loss was not finite on this rank.
     """
 
     tiles: Tiles
@@ -80,27 +81,27 @@ class _Part(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """A step that the optimiser has taken or passed over.
+    """A step that the optimiser has taken or skipped.
 
     Attributes:
         number: as in the log.
         parts: its batches on this rank.
-        passed: whether it was passed over, on every rank.
+        skipped: whether it was skipped, on every rank.
     """
 
     number: int
     parts: list[_Part]
-    passed: _Later
+    skipped: _Later
 
 
-class Watch(Callback):
-    """Passes over steps whose loss or gradients are no numbers, says so, and ends the run after `MOST` in a row.
+class SkipNonFinite(Callback):
+    """Skips steps whose loss or gradients are not finite, says so, and ends the run after `MOST` in a row.
 
-    A step that is passed over counts: the schedule and the order of tiles go on, weights and the optimiser's state are
+    A step that is skipped counts: the schedule and the order of tiles go on, weights and the optimiser's state are
     those of the step before. What was counted is part of checkpoints.
 
     Attributes:
-        skipped: steps passed over in this run, the part before it was resumed included.
+        skipped: steps skipped in this run, the part before it was resumed included.
         row: for each of the latest of them that came one after another, a line about it.
     """
 
@@ -139,7 +140,7 @@ class Watch(Callback):
             self._before = [(value, value.clone()) for norm in self._norms for value in norm.buffers()]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Turns gradients of a loss that is no number into NaN, some of which might be finite otherwise."""
+        """Turns gradients of a loss that is not finite into NaN, some of which might be finite otherwise."""
         self._settle()
         bad = ~loss.detach().isfinite()
         loss.register_hook(lambda gradient: gradient.masked_fill(bad, torch.nan))
@@ -157,13 +158,13 @@ class Watch(Callback):
         """Takes what the ranks have found, once the batches that share a step are through."""
         if self._vote is None or trainer.global_step == self._steps:
             return
-        passed, self._vote = self._vote if self._module.passed is None else self._module.passed, None
-        if self._module.passed is None and _company():
-            distributed.all_reduce(passed, distributed.ReduceOp.MAX)
+        skipped, self._vote = self._vote if self._module.skipped is None else self._module.skipped, None
+        if self._module.skipped is None and several():
+            distributed.all_reduce(skipped, distributed.ReduceOp.MAX)
         for value, before in self._before:
-            value.copy_(torch.where(passed.bool(), before, value))
+            value.copy_(torch.where(skipped.bool(), before, value))
         self._steps = trainer.global_step
-        self._step, self._parts = _Step(self._steps - 1, self._parts, _Later(passed)), []
+        self._step, self._parts = _Step(self._steps - 1, self._parts, _Later(skipped)), []
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The last step has no next one."""
@@ -173,7 +174,7 @@ class Watch(Callback):
         """Looks at what the latest step has come to."""
         if self._step is not None:
             step, self._step = self._step, None
-            if step.passed.read():
+            if step.skipped.read():
                 self._skip(step)
             else:
                 self.row.clear()
@@ -181,26 +182,26 @@ class Watch(Callback):
     def _skip(self, step: _Step) -> None:
         """All ranks come here for the same step, so they can tell each other which tiles it was."""
         self.skipped += 1
-        self.row.append(f"step {step.number}: {_told(_gathered(self._found(step)))}")
+        self.row.append(f"step {step.number}: {_told(every_rank(self._found(step)))}")
         for logger in self._trainer.loggers:
             logger.log_metrics({"train/skipped": float(self.skipped)}, step=step.number)
         if len(self.row) >= MOST:
             raise MapexError(
-                f"{MOST} steps in a row had a loss or gradients that are no numbers; they changed nothing, and the "
+                f"{MOST} steps in a row had a loss or gradients that are not finite; they changed nothing, and the "
                 f"checkpoints are as they were. They are {'; '.join(self.row)}. Look at these tiles (mapex doctor "
                 "looks at all) and leave damaged ones out. Where they are sound, lower model.optimiser.lr or "
                 "trainer.gradient_clip_val, or train with trainer.precision bf16-mixed or 32-true instead of 16-mixed."
             )
         if self._trainer.is_global_zero:
             warnings.warn(
-                f"A step is passed over and changes nothing, {self.skipped} so far; {MOST} in a row end the run: "
+                f"A step was skipped and changed nothing, {self.skipped} so far; {MOST} in a row end the run: "
                 f"{self.row[-1]}.",
                 SkippedStepWarning,
                 stacklevel=2,
             )
 
     def _found(self, step: _Step) -> _Found:
-        """What this rank knows of a step that was passed over."""
+        """What this rank knows of a step that was skipped."""
         found = vars(self._trainer).get("datamodule")
         data = found if isinstance(found, TileData) else None
         sensors = self._module.encoder.config.modalities
@@ -210,10 +211,10 @@ class Watch(Callback):
 
 
 class _Found(NamedTuple):
-    """What a rank knows of a step that was passed over: of each of some batches, its tiles.
+    """What a rank knows of a step that was skipped: of each of some batches, its tiles.
 
     Attributes:
-        bad: those whose loss was no number.
+        bad: those whose loss was not finite.
         strange: those with pixels that no sensor measures.
         latest: the last one.
     """
@@ -231,10 +232,10 @@ def _told(ranks: Sequence[_Found]) -> str:
         return "; and with ".join(tiles + of[rank] for rank, found in enumerate(batches) for tiles in found)
 
     if any(rank.bad for rank in ranks):
-        return f"a loss that is no number with {those([rank.bad for rank in ranks])}"
+        return f"a loss that is not finite with {those([rank.bad for rank in ranks])}"
     strange = any(rank.strange for rank in ranks)
     tiles = those([rank.strange if strange else rank.latest for rank in ranks])
-    return f"a finite loss whose gradients are no numbers, with {tiles}"
+    return f"a finite loss whose gradients are not finite, with {tiles}"
 
 
 def named(tiles: Tiles, modalities: Sequence[Modality], data: TileData | None) -> str:
@@ -285,16 +286,3 @@ def _origin(names: Sequence[str], data: TileData | None) -> str:
         parts = tuple(part for part in parts if len(part[1]) <= 100_000 and any(name in part[1] for name in names))
     kinds = list(dict.fromkeys(type(source).__name__ for source, _ in parts))
     return f" of {' or '.join(kinds)}" if kinds else ""
-
-
-def _company() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _gathered(found: _Found) -> list[_Found]:
-    """What every rank has found, rank by rank."""
-    if not _company():
-        return [found]
-    everyones: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyones, tuple(found))
-    return [_Found(*one) for one in everyones]

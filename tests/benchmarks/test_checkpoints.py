@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.keeping import main, ways
+from benchmarks.checkpoints import main, ways
 from benchmarks.prune_cost import make
 
 

@@ -21,7 +21,7 @@ HELD = (errno.EACCES, errno.EAGAIN)
 
 
 @contextmanager
-def claimed(folder: Path, patience: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Holds a folder, which is made, while this is open.
 
     The system takes the lock from a process that dies, on this machine or on another one that shares the folder, so

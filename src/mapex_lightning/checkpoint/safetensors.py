@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mapex_lightning.checkpoint.checksum import damaged
 from mapex_lightning.errors import MapexError
 
 SUFFIX = ".safetensors"
@@ -26,7 +27,7 @@ CHECKSUM = "sha256"
 """The name of the checksum beside the description."""
 
 
-def write_portable(state: Mapping[str, Tensor], description: Mapping[str, Any], key: str, path: Path) -> None:
+def save_safetensors(state: Mapping[str, Tensor], description: Mapping[str, Any], key: str, path: Path) -> None:
     """Writes weights and description.
 
     Args:
@@ -38,11 +39,14 @@ def write_portable(state: Mapping[str, Tensor], description: Mapping[str, Any], 
     text = json.dumps(description)
     # "format" is what other programs look for, to see whose tensors these are.
     metadata = {"format": "pt", key: text, CHECKSUM: _checksum(state, text)}
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
+    path.chmod(mode)  # safetensors makes a file that nobody else can read
 
 
-def read_portable(path: Path, key: str, name: str) -> dict[str, Any]:
-    """Reads what `write_portable` wrote, as ``{"state_dict": ..., key: ...}``.
+def read_safetensors(path: Path, key: str, name: str) -> dict[str, Any]:
+    """Reads what `save_safetensors` wrote, as ``{"state_dict": ..., key: ...}``.
 
     Nothing in such a file can be code. Where it has no description the key is missing.
 
@@ -65,9 +69,7 @@ def read_portable(path: Path, key: str, name: str) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise MapexError(f"{name} cannot be read as safetensors; it is damaged, cut off or another format.") from error
     if metadata.get(CHECKSUM) != _checksum(state, metadata[key]):
-        raise MapexError(
-            f"{name} is damaged: its weights or its description are not those of its checksum. Copy it anew."
-        )
+        raise damaged(name, "its weights or its description are not those of its checksum")
     return found
 
 

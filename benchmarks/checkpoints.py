@@ -1,6 +1,6 @@
-"""What does it cost that checkpoints prove themselves whole? Against torch's plain ways, and Lightning's.
+"""What does it cost that checkpoints carry a checksum? Against torch's plain ways, and Lightning's.
 
-    python -m benchmarks.keeping
+    python -m benchmarks.checkpoints
 
 A checkpoint with random weights is written and read by turns. All ways to write but Lightning's end with the file on
 the disk (fsync). *Plain* is ``torch.save`` and a rename, and ``torch.load`` into memory. *Ours* takes the checksum of
@@ -20,8 +20,7 @@ import torch
 
 from benchmarks.measure import Candidate, alternate, begin, options, ratio, spread, table
 from benchmarks.prune_cost import make
-from mapex_lightning import proof
-from mapex_lightning.checkpoint import read, write
+from mapex_lightning.checkpoint import checksum, read, write
 from mapex_lightning.files import write_whole
 from mapex_lightning.model.config import PRESETS
 
@@ -35,7 +34,7 @@ def _load(path: Path, mapped: bool) -> dict[str, Any]:
 
 def _anew(path: Path) -> dict[str, Any]:
     """Reads as a process does that has not yet read the file."""
-    proof._proven.clear()
+    checksum._verified.clear()
     return read(path)
 
 

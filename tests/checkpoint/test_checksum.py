@@ -12,18 +12,18 @@ from typing import BinaryIO, cast
 import pytest
 import torch
 
-from mapex_lightning import proof
+from mapex_lightning.checkpoint import checksum
+from mapex_lightning.checkpoint.checksum import DIGITS, WORDS, ChecksumWriter, verify
 from mapex_lightning.errors import MapexError
-from mapex_lightning.proof import DIGITS, WORDS, Proving, prove
 
 WEIGHTS = torch.arange(7.0)
 CONTENT = {"weights": WEIGHTS, "step": 3}
 
 
 def write(file: BinaryIO, content: object = CONTENT) -> None:
-    proving = Proving(file)
-    torch.save(content, cast("BinaryIO", proving))
-    proving.finish()
+    writer = ChecksumWriter(file)
+    torch.save(content, cast("BinaryIO", writer))
+    writer.finish()
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_that_is_whole_proves_it(file: Path) -> None:
-    assert prove(file, "a.ckpt")
+    assert verify(file, "a.ckpt")
 
 
 def test_torch_reads_the_file_mapped_or_not(file: Path) -> None:
@@ -73,47 +73,47 @@ def test_a_bit_that_flips_at_any_byte_is_found(file: Path) -> None:
     for place in range(size):
         flip(file, place)
         if place in words:  # no longer a file that carries a checksum, which is for `read` to refuse
-            assert not prove(file, "a.ckpt")
+            assert not verify(file, "a.ckpt")
         else:
             with pytest.raises(
                 MapexError, match=r"a\.ckpt is damaged: its bytes do not give the checksum at its end\."
             ):
-                prove(file, "a.ckpt")
+                verify(file, "a.ckpt")
         flip(file, place)
-    assert prove(file, "a.ckpt")
+    assert verify(file, "a.ckpt")
 
 
 @pytest.mark.parametrize("content", [b"", b"short", WORDS, WORDS + b"0" * 63, bytes(1000)])
 def test_a_file_without_a_checksum_is_known(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)
-    assert not prove(tmp_path / "other", "other")
+    assert not verify(tmp_path / "other", "other")
 
 
 def test_a_file_is_read_through_once_as_long_as_it_stays_as_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, reads = proof._digest, []
+    real, reads = checksum._digest, []
 
     def watched(file: io.FileIO, size: int) -> bytes:
         reads.append(size)
         return real(file, size)
 
-    monkeypatch.setattr(proof, "_digest", watched)
-    monkeypatch.setattr(proof, "SETTLED", -1.0)
+    monkeypatch.setattr(checksum, "_digest", watched)
+    monkeypatch.setattr(checksum, "SETTLED", -1.0)
     for _ in range(3):
-        prove(file, "a.ckpt")
+        verify(file, "a.ckpt")
     assert len(reads) == 1
     file.write_bytes(file.read_bytes())
-    prove(file, "a.ckpt")
+    verify(file, "a.ckpt")
     assert len(reads) == 2
 
 
 def test_a_file_that_has_just_changed_is_read_through_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "SETTLED", 3600.0)
-    assert prove(file, "a.ckpt")
+    monkeypatch.setattr(checksum, "SETTLED", 3600.0)
+    assert verify(file, "a.ckpt")
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(content)
     with pytest.raises(MapexError, match="damaged"):
-        prove(file, "a.ckpt")
+        verify(file, "a.ckpt")
 
 
 class Full(io.BytesIO):

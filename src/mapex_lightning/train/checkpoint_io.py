@@ -1,4 +1,4 @@
-"""The one door of a run's checkpoints: they are written whole, proven, read safely and never removed by the folder."""
+"""How the Trainer writes, reads and removes checkpoints: through `mapex_lightning.checkpoint`, and files alone."""
 
 from __future__ import annotations
 
