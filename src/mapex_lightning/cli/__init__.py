@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
+from mapex_lightning.checkpoint import read
 from mapex_lightning.cli.building import MapexCLI, build, say
 from mapex_lightning.cli.devices import batch_line
 from mapex_lightning.cli.sentences import sentence_of
@@ -25,6 +26,7 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.liveness import watched_ranks
 from mapex_lightning.train.memory import enough_memory
 from mapex_lightning.train.pretrain import Pretrain
+from mapex_lightning.train.resuming import check_resumable
 
 
 def run(command: str, words: Sequence[str]) -> None:
@@ -37,7 +39,11 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
-        except (MisconfigurationException, ValueError) as error:  # settings that do not fit, found as training begins
+        except (
+            MisconfigurationException,
+            ValueError,
+            RuntimeError,
+        ) as error:  # settings that do not fit, found as training begins
             raise sentence_of(error) or error from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt(_left_behind(cli)) from stop
@@ -93,6 +99,9 @@ def _go(cli: MapexCLI, command: str) -> None:
 
 def _fit(cli: MapexCLI) -> None:
     trainer = cli.trainer
+    if cli.resume is not None:
+        assert isinstance(cli.model, MapexModule)
+        check_resumable(read(cli.resume), str(cli.resume), trainer, cli.model)
     line = check_processes(cli.start, cli.settings(), trainer.world_size)
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:

@@ -84,6 +84,7 @@ def with_settings(words: list[str]) -> list[str]:
             f"There is no run {name!r} to go on with: {path} does not exist. Begin it with a config, such as: "
             f"mapex fit --config pretrain.yaml --run {name}."
         )
+    read_settings(path.parent)
     return ["--config", str(path), *words]
 
 
@@ -103,6 +104,8 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
     folder = RUNS / given["run"]
     last = folder / LAST
     if not last.is_file():
+        if last.is_symlink() or last.exists():
+            raise MapexError(f"{last} is no file, so the run {folder.name} cannot go on. Move it elsewhere.")
         return Start(folder)
     seen = _seen(last)
     checkpoint = read(last)
@@ -127,7 +130,8 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
 
 def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """Where in an epoch the run of a checkpoint stands."""
-    return dict(checkpoint.get(TileData.__qualname__, {}))
+    place = checkpoint.get(TileData.__qualname__, {})
+    return dict(place) if isinstance(place, dict) else {}  # what is none is refused by `check_resumable`
 
 
 def check_same(folder: Path, given: Mapping[str, Any]) -> None:
