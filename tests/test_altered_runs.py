@@ -150,6 +150,17 @@ def as_folder(path: Path) -> None:
     path.mkdir()
 
 
+def as_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+def without_log(run: Path) -> None:
+    for folder in ("csv", "tensorboard"):
+        shutil.rmtree(run / folder)
+    (run / "routing.csv").unlink()
+
+
 def events(run: Path) -> Path:
     return next((run / "tensorboard").glob("events.out.tfevents.*"))
 
@@ -171,12 +182,12 @@ ALTERATIONS: dict[str, Callable[[Path], object]] = {
     "metrics that name a figure twice": lambda run: (run / "csv/metrics.csv").write_text("a,a\n1,2\n"),
     "metrics that are a folder": lambda run: as_folder(run / "csv/metrics.csv"),
     "metrics that lead elsewhere": lambda run: linked(run / "csv/metrics.csv"),
-    "metrics in a file": lambda run: [shutil.rmtree(run / "csv"), (run / "csv").touch()],
+    "metrics in a file": lambda run: as_file(run / "csv"),
     "routing that is a folder": lambda run: as_folder(run / "routing.csv"),
     "routing that leads elsewhere": lambda run: linked(run / "routing.csv"),
     "curves that are a folder": lambda run: as_folder(events(run)),
     "curves that lead elsewhere": lambda run: linked(events(run)),
-    "curves in a file": lambda run: [shutil.rmtree(run / "tensorboard"), (run / "tensorboard").touch()],
+    "curves in a file": lambda run: as_file(run / "tensorboard"),
 }
 
 FAST = ("settings that are no YAML", "a lock that leads elsewhere", "metrics that are no text", "curves in a file")
@@ -198,11 +209,7 @@ def test_an_altered_run_does_not_go_on_and_loses_nothing(
 
 
 SHORTENED: dict[str, Callable[[Path], object]] = {
-    "no log": lambda run: [
-        shutil.rmtree(run / "csv"),
-        shutil.rmtree(run / "tensorboard"),
-        (run / "routing.csv").unlink(),
-    ],
+    "no log": without_log,
     "an empty log": lambda run: [file.write_bytes(b"") for file in (run / "csv/metrics.csv", events(run))],
     "half a line": lambda run: os.truncate(run / "csv/metrics.csv", (run / "csv/metrics.csv").stat().st_size - 3),
     "a lock that is no text": lambda run: (run / ".lock").write_bytes(b"\xff\xfe\x00"),
