@@ -33,7 +33,7 @@ def sentence_of(error: BaseException) -> MapexError | None:
     return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
 
 
-def _misfit(error: Exception) -> MapexError:
+def _misfit(error: BaseException) -> MapexError:
     """The sentence for settings of the Trainer that Lightning cannot use."""
     message = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
     return MapexError(f"A setting of the Trainer cannot be used: {message}. See mapex COMMAND --help-all.")
