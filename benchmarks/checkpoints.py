@@ -1,4 +1,4 @@
-"""What does it cost that checkpoints prove themselves whole? Against torch's plain ways, and Lightning's.
+"""What does it cost that checkpoints carry a checksum? Against torch's plain ways, and Lightning's.
 
     python -m benchmarks.checkpoints
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mapex_lightning.text import aligned, indented
+from mapex_lightning.text import aligned, amount, indented, megabytes, one_line
 
 
 def test_columns_are_aligned() -> None:
@@ -11,3 +11,14 @@ def test_columns_are_aligned() -> None:
 
 def test_lines_are_set_in() -> None:
     assert indented(["a", "b"]) == ["  a", "  b"]
+
+
+def test_files_are_told_in_decimal_and_memory_in_binary_units() -> None:
+    assert megabytes(1_234_567_890) == "1,234.6 MB"
+    assert amount(20 * 2**20) == "20 MiB"
+    assert amount(2**31) == "2.0 GiB"
+
+
+def test_an_error_is_one_line_and_never_empty() -> None:
+    assert one_line(ValueError("two\n  lines")) == "two lines"
+    assert one_line(ValueError()) == "ValueError"

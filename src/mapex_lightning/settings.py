@@ -1,4 +1,4 @@
-"""The settings of a run by the names that the command line has for them, and as its folder keeps them."""
+"""The settings of runs: read from their folders, under the names of the command line."""
 
 from __future__ import annotations
 

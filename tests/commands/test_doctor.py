@@ -127,7 +127,7 @@ def test_more_memory_than_there_is_wants_a_look_and_names_the_batch_that_fits() 
     assert memory(step, 64, 20 * 10**9).mark == "ok"
     told = memory(step, 64, 10 * 10**9)
     assert told.mark == "look"
-    assert "About 10.4 GB" in told.sentence
+    assert "About 9.7 GiB" in told.sentence
     assert "data.batch_size to 50 or less" in told.remedy
     assert "smaller encoder" in memory(step, 64, 10**9).remedy
     assert memory(step, 64, None).mark == "ok"
@@ -140,7 +140,9 @@ def test_a_step_that_cannot_fit_is_not_taken(
     monkeypatch.setattr(checkup, "MEMINFO", here / "meminfo")
     found = by_check(examined(PRETRAIN, capsys, code=2))
     assert "step" not in found
-    assert "optimiser alone take 53 MB, and 22 MB are free on cpu, so no step was taken" in found["memory"]["sentence"]
+    assert (
+        "optimiser alone take 50 MiB, and 21 MiB are free on cpu, so no step was taken" in found["memory"]["sentence"]
+    )
 
 
 def test_a_container_has_the_memory_that_is_left_of_its_limit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

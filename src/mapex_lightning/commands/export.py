@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,12 +41,17 @@ def run(words: Sequence[str]) -> None:
         stray = ["--license"]
     if stray:
         raise MapexError(f"{stray[0]} is no option of an export to {known.to}. See mapex export --help.")
-    if known.to == WEIGHTS:
-        from mapex_lightning.export import card
+    (_weights if known.to == WEIGHTS else _graph)(known, source, keep, out)
 
-        print(card.write_weights(read(source), str(source), out, keep=keep, licence=known.license or card.UNKNOWN))
-        print(out / card.CARD, flush=True)
-        return
+
+def _weights(known: Namespace, source: Path, keep: Sequence[str], out: Path) -> None:
+    from mapex_lightning.export import card
+
+    print(card.write_weights(read(source), str(source), out, keep=keep, licence=known.license or card.UNKNOWN))
+    print(out / card.CARD, flush=True)
+
+
+def _graph(known: Namespace, source: Path, keep: Sequence[str], out: Path) -> None:
     if known.size is None or known.size < 1 or (known.batch is not None and known.batch < 1):
         raise MapexError(
             "A graph has tiles of one size: give --size PIXELS, the side of a tile of the finest sensor, and where the "
