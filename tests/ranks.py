@@ -7,18 +7,24 @@ import multiprocessing
 import os
 import random
 import socket
+import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 
 SECONDS = 240.0
 """How long a test waits before it says that the ranks hang."""
+
+NAMES = ("out", "err")
+"""How the files begin into which `commands` writes what a rank says."""
 
 # The ranks are forks of a process that has imported everything already, which takes a process of its own many seconds.
 _context = multiprocessing.get_context("forkserver")
@@ -41,11 +47,10 @@ def together(
     Raises:
         AssertionError: a rank failed or did not end; all of them are ended then.
     """
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
     ends, ranks = [], []
-    for rank in range(world):
+    for variables in _places(world):
         mine, theirs = _context.Pipe(duplex=False)
-        variables = {**shared, "LOCAL_RANK": str(rank), **(environment or {})}
+        variables |= environment or {}
         process = _context.Process(target=_rank, args=(theirs, variables, os.getcwd(), work, args), daemon=True)
         process.start()
         theirs.close()
@@ -69,6 +74,38 @@ def together(
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def commands(folder: Path, words: Sequence[str], world: int = 1) -> list[BaseProcess]:
+    """Starts ``mapex`` on every rank, each in a session of its own, as a launcher from outside does.
+
+    What rank r says is in ``out-r.txt`` and ``err-r.txt`` in the folder, which is the current one of the command.
+    """
+    places = _places(world) if world > 1 else [{}]
+    ranks: list[BaseProcess] = [_context.Process(target=_command, args=(folder, words, place)) for place in places]
+    for number, rank in enumerate(ranks):
+        for name in NAMES:
+            (folder / f"{name}-{number}.txt").write_text("")
+        rank.start()
+    return ranks
+
+
+def _places(world: int) -> list[dict[str, str]]:
+    """What tells each rank its place."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
+    return [{**shared, "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def _command(folder: Path, words: Sequence[str], variables: Mapping[str, str]) -> None:
+    from mapex_lightning.__main__ import main
+
+    os.setsid()
+    os.environ.update(variables)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    for number, name in enumerate(NAMES, start=1):
+        os.dup2(os.open(f"{name}-{variables.get('LOCAL_RANK', '0')}.txt", os.O_WRONLY), number)
+    sys.exit(main(words))
 
 
 def _free_port() -> int:

@@ -150,14 +150,15 @@ def as_folder(path: Path) -> None:
     path.mkdir()
 
 
-def as_file(path: Path) -> None:
-    shutil.rmtree(path)
-    path.touch()
+def as_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
 
 
 def without_log(run: Path) -> None:
-    for file in (run / "csv/metrics.csv", events(run), run / "routing.csv"):
-        file.unlink()
+    for folder in ("csv", "tensorboard"):
+        shutil.rmtree(run / folder)
+    (run / "routing.csv").unlink()
 
 
 def events(run: Path) -> Path:

@@ -30,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("moment", "kept"),
     [
-        (Moment("training_step", "train", 1), "after step 2"),
+        pytest.param(Moment("training_step", "train", 1), "after step 2", marks=pytest.mark.slow),
         (Moment("validation_step", "validate", 3, call=1), "after step 3"),
         pytest.param(Moment("on_train_epoch_end", "train", 3), "after step 3", marks=pytest.mark.slow),
     ],
@@ -114,6 +114,7 @@ def test_saves_within_an_epoch_change_nothing(whole: Path, monkeypatch: pytest.M
         ("--trainer.accumulate_grad_batches", "2"),
         ("--trainer.val_check_interval", "1"),
         ("--trainer.check_val_every_n_epoch", "2"),
+        ("--trainer.limit_val_batches", "0"),
         ("--trainer.max_epochs", "-1", "--trainer.max_steps", "5"),
         ("--data.workers", "1"),
     ],

@@ -37,8 +37,11 @@ FREE = (
 TOGETHER = ("data.batch_size", "trainer.accumulate_grad_batches")
 """Settings that may differ if the number of processes does."""
 
-SLURM_WAITS = 60
-"""Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self."""
+SLURM_WAITS = 300
+"""Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self.
+
+A file server may keep the lock of a node that is lost for as long as its lease lasts, some minutes at most by default.
+"""
 
 
 class Start(NamedTuple):

@@ -130,8 +130,13 @@ class LocalRanks:
         found = f" ({found})" if found else ""
         return LostRank(f"The job ends on rank {self.rank} since {who}{found}.{waited}{again}", code)
 
-    def leave(self, seconds: float) -> None:
-        """Ends the watch, and the processes that this one has started after so many seconds, with their stacks."""
+    def leave(self, seconds: float, stacks: bool = True) -> None:
+        """Ends the watch, and the processes that this one has started after some time.
+
+        Args:
+            seconds: for which they may go on.
+            stacks: whether those that do not end by then print where they are.
+        """
         self._over.set()
         self._find_children()
         if self.parent is None:
@@ -145,12 +150,12 @@ class LocalRanks:
         until = time.monotonic() + seconds
         while self._living() and time.monotonic() < until:
             time.sleep(0.05)
-        if hung := self._living():
+        if (hung := self._living()) and stacks:
             for child in hung:
                 child.send_signal(getattr(signal, "SIGUSR2", signal.SIGTERM))
             time.sleep(1.0)
-            for child in hung:
-                child.kill()
+        for child in hung:
+            child.kill()
 
     def _living(self) -> list[subprocess.Popen[Any]]:
         return [child for child in self.children if child.poll() is None]
@@ -218,7 +223,8 @@ def watched_ranks(trainer: pl.Trainer) -> Iterator[None]:
         yield
     except BaseException as error:
         lost = others.lost(_said_by(error)) if from_another(error) else None
-        others.leave(FAREWELL if getattr(error, "code", None) in FINE else GRACE)
+        fine = getattr(error, "code", None) in FINE
+        others.leave(FAREWELL if fine else GRACE, stacks=fine or lost is not None)  # else the error tells the reason
         if lost is None:
             raise
         if torch.distributed.is_initialized():  # its threads may wait for the others when the process ends
