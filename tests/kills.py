@@ -24,14 +24,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mapex_lightning.checkpoint import KEY, Description, read, write
+from mapex_lightning.checkpoint import ENCODER, KEY, Description, read, write
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep
 from mapex_lightning.modality import MODALITIES
-from mapex_lightning.model.config import preset
+from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.model.shapes import shapes
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS, SIZE = 8, 2**16
+CONFIG = EncoderConfig((MODALITIES["s1"],), width=16, heads=2, experts=(0,), hidden=32, patch=8, step=80.0)
+SIZE = 2**19
 
 
 class Toll(NamedTuple):
@@ -56,15 +58,17 @@ class Toll(NamedTuple):
 
 def checkpoint(step: int) -> dict[str, Any]:
     """The checkpoint of a step: 2 MB."""
-    weights = {f"encoder.{number}": torch.full((SIZE,), float(step)) for number in range(WEIGHTS)}
-    described = Description("pretrain", preset("nano", (MODALITIES["s1"],)), ("made by a test",)).plain()
+    sizes = {**{ENCODER + name: shape for name, shape in shapes(CONFIG).items()}, "others": (SIZE,)}
+    weights = {name: torch.full(shape, float(step)) for name, shape in sizes.items()}
+    described = Description("pretrain", CONFIG, ("made by a test",)).plain()
     return {KEY: described, "state_dict": weights, "global_step": step}
 
 
 def step_of(found: Mapping[str, Any]) -> int:
     """The step of a checkpoint that is complete."""
     step: int = found["global_step"]
-    if len(found["state_dict"]) != WEIGHTS or any(not bool((w == step).all()) for w in found["state_dict"].values()):
+    state = found["state_dict"]
+    if "others" not in state or any(not bool((value == step).all()) for value in state.values()):
         raise MapexError(f"not all of it is of step {step}")
     return step
 

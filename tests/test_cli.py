@@ -228,11 +228,21 @@ def test_a_run_says_how_large_its_model_is_and_where_its_encoder_comes_from(
     assert re.search(r"^FineTune: .* parameters, 1,\d{3} of them trained$", second, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--trainer.val_check_interval", "1000"),
+            "A setting of the Trainer cannot be used: `val_check_interval` (1000)",
+        ),
+        (("--trainer.max_epochs", "-1"), "a run needs one: set trainer.max_epochs or trainer.max_steps"),
+    ],
+)
 def test_a_setting_that_does_not_fit_the_number_of_batches_is_told_in_a_sentence(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*FIT, "--trainer.val_check_interval", "1000"]) == 2
-    assert "mapex: A setting of the Trainer cannot be used: `val_check_interval` (1000)" in capsys.readouterr().err
+    assert main([*FIT, *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_that_ends_before_its_first_validation_says_nothing_of_it(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 
 from mapex_lightning.__main__ import COMMANDS, main
 from mapex_lightning.checkpoint import KEY, load, load_decoder, read
+from mapex_lightning.checkpoint.safetensors import CHECKSUM, _checksum
 from mapex_lightning.cli.starting import RUN_FOLDER
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
@@ -30,8 +34,9 @@ from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
 from tests import attacks
 from tests.attacks import FORMATS, PLACES, PROOF, Place, Reduce, as_pickle, inside, saved, whole
-from tests.builders import config_of
+from tests.builders import SENSORS, config_of
 from tests.small import folder as folder_of_tiles
+from tests.thinning import diagonal
 from tests.workshop import SMALL, TILES
 
 PRETRAIN = ["--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
@@ -114,11 +119,11 @@ def test_every_command_is_attacked() -> None:
     assert set(WAYS) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("command", "way"), CASES, ids=[f"{c} {w}".strip() for c, w in CASES])
+@pytest.mark.parametrize(("case", "kind"), diagonal(CASES, KINDS))
 def test_no_command_runs_what_a_checkpoint_says(
-    kind: str, command: str, way: str, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: tuple[str, str], kind: str, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    command, way = case
     KINDS[kind](place.path / "evil.ckpt")
     if kind == "environment":
         for name, value in ENVIRONMENT.items():
@@ -160,8 +165,7 @@ LIBRARY: dict[str, Callable[[str], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("function", LIBRARY)
+@pytest.mark.parametrize(("function", "kind"), diagonal(LIBRARY, KINDS))
 def test_no_function_runs_what_a_checkpoint_says(
     kind: str, function: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,8 +178,7 @@ def test_no_function_runs_what_a_checkpoint_says(
     place.nothing_happened()
 
 
-@pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("part", PLACES)
+@pytest.mark.parametrize(("part", "format_"), diagonal(PLACES, FORMATS))
 def test_a_payload_is_refused_in_every_part_and_every_format(part: str, format_: str, place: Place) -> None:
     FORMATS[format_](inside(whole(), part, Reduce()), place.path / "evil.ckpt")
     with pytest.raises(MapexError, match=r"evil\.ckpt (is refused|cannot be read)"):
@@ -225,8 +228,10 @@ ADDRESSES = ["http://{}/evil.ckpt", "https://{}/evil.ckpt", "file:///{}", "s3://
 ADDRESSES += ["memory://evil.ckpt", "simplecache::http://{}/evil.ckpt", "zip://a.ckpt::http://{}/a.zip"]
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-@pytest.mark.parametrize("function", [read, find_checkpoint, load, Embed, WholeCheckpointIO().load_checkpoint])
+@pytest.mark.parametrize(
+    ("address", "function"),
+    diagonal(ADDRESSES, [read, find_checkpoint, load, Embed, WholeCheckpointIO().load_checkpoint]),
+)
 def test_no_address_is_followed(function: Callable[[str], object], address: str, place: Place) -> None:
     with pytest.raises(MapexError, match=r"download .* first|found no file|must be a checkpoint"):
         function(address.format(place.address.removeprefix("http://")))
@@ -264,6 +269,81 @@ def test_under_slurm_nothing_is_taken_up_that_lies_in_the_run_folder(
     assert main(words) == 2
     assert "hpc_ckpt_1.ckpt is none of mapex" in capsys.readouterr().err
     place.nothing_happened()
+
+
+def as_safetensors(path: Path, more: Mapping[str, str] | None = None, **described: object) -> None:
+    """A healthy file of weights, with another description or other metadata and the checksum that fits."""
+    content = whole()
+    text = json.dumps({**content[KEY], **described})
+    metadata = {"format": "pt", KEY: text, CHECKSUM: _checksum(content["state_dict"], text), **(more or {})}
+    save_file(content["state_dict"], path, metadata)
+
+
+def header_of(path: Path, header: bytes, size: int | None = None) -> None:
+    path.write_bytes((len(header) if size is None else size).to_bytes(8, "little") + header)
+
+
+TENSOR = b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}'
+
+PORTABLE: dict[str, Callable[[Path], object]] = {
+    "a pickle": lambda path: as_pickle(inside(whole(), "callbacks", Reduce()), path),
+    "an archive of torch": lambda path: saved(inside(whole(), "callbacks", Reduce()), path),
+    "nothing": lambda path: path.write_bytes(b""),
+    "a header beyond the file": lambda path: header_of(path, b"{}", 2**62),
+    "a header without an end": lambda path: header_of(path, b"[" * 100_000),
+    "tensors beyond the file": lambda path: header_of(path, TENSOR % (2**60, 2**62)),
+    "a tensor of other bytes": lambda path: header_of(path, TENSOR % (3, 4)),
+    "no description": lambda path: save_file(whole()["state_dict"], path),
+    "a description without an end": lambda path: as_safetensors(path, {KEY: "[" * 100_000}),
+    "a description that is a list": lambda path: as_safetensors(path, {KEY: "[1]"}),
+    "no checksum": lambda path: as_safetensors(path, {CHECKSUM: ""}),
+    "a word for an encoder": lambda path: as_safetensors(path, encoder="nano"),
+    "an escape in its lineage": lambda path: as_safetensors(path, lineage=["\x1b]0;owned\x07"]),
+    "an encoder of another width": lambda path: as_safetensors(path, encoder=config_of(width=32).describe()),
+    "an encoder of another sensor": lambda path: as_safetensors(
+        path, encoder=config_of(sensors=SENSORS[:1]).describe()
+    ),
+}
+"""Files that end in ``.safetensors``."""
+
+
+@pytest.mark.parametrize(
+    ("content", "case"), diagonal(PORTABLE, [case for case in CASES if case != ("fit", "continue")])
+)
+def test_what_calls_itself_safetensors_is_no_safer(
+    content: str, case: tuple[str, str], place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PORTABLE[content](place.path / "evil.safetensors")
+    assert main(words_of(*case, "evil.safetensors", place.path)) == 2
+    said = capsys.readouterr().err
+    assert said.rpartition("\nmapex: ")[2].removeprefix("mapex: ").count("\n") == 1
+    assert ("Traceback" in said, "\x1b" in said) == (False, False)
+    assert {path.name for path in place.path.iterdir()} <= {"evil.safetensors", "evil.py", "encoder.yaml"}
+    place.nothing_happened()
+
+
+def test_safetensors_under_another_name_are_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    as_safetensors(place.path / "good.safetensors")
+    assert main(["info", "good.safetensors"]) == 0
+    (place.path / "good.safetensors").rename(place.path / "evil.ckpt")
+    capsys.readouterr()
+    for words in (["info", "evil.ckpt"], ["prune", "--ckpt", "evil.ckpt", "--keep", "s1"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_description_says_is_text_in_a_model_card(place: Place) -> None:
+    markup = "![x](http://evil/x.png) <script>evil()</script> | `evil` **evil**"
+    config = config_of().describe()
+    config["modalities"][1]["unit"] = markup
+    config["modalities"][1]["bands"] = ["a|b", "<b>", "c"]
+    as_safetensors(place.path / "evil.safetensors", lineage=[markup], encoder=config, version=markup)
+    assert main(["export", "--ckpt", "evil.safetensors", "--to", "safetensors", "--out", "out"]) == 0
+    card = (place.path / "out/README.md").read_text()
+    for marked in ("![x]", "<script>", "<b>", " `evil`", "**evil", "a|b"):
+        assert marked not in card.replace("\\", "\\ ")
+    _, front, _ = card.split("---\n", 2)
+    assert set(yaml.safe_load(front)) == {"license", "library_name", "tags"}
 
 
 def altered(change: Callable[[dict[str, Any]], object], path: Path) -> Path:
@@ -321,8 +401,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("claim", CLAIMS)
-@pytest.mark.parametrize("command", ["info", "prune", "fit"])
+@pytest.mark.parametrize(("claim", "command"), diagonal(CLAIMS, ["info", "prune", "fit"]))
 def test_a_checkpoint_that_lies_about_itself_is_refused_before_anything_is_made_of_it(
     claim: str, command: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

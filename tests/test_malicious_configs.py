@@ -20,6 +20,7 @@ from mapex_lightning.plain_yaml import check
 from tests import attacks
 from tests.attacks import PROOF, Place
 from tests.builders import config_of, encoder_of
+from tests.thinning import diagonal, first_of_each
 from tests.workshop import SMALL, TILES
 
 BASE = ["--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
@@ -100,6 +101,23 @@ KINDS: dict[str, dict[str, str]] = {
     },
 }
 
+MISTAKEN = {
+    "a setting of a logger": "trainer: {logger: {class_path: CSVLogger, init_args: {save_dir: x}, "
+    "dict_kwargs: {a: 1}}}",
+    "a setting of TensorBoard": "trainer: {logger: {class_path: TensorBoardLogger, init_args: {save_dir: x}, "
+    "dict_kwargs: {a: 1}}}",
+    "a setting of a profiler": "trainer: {profiler: {class_path: SimpleProfiler, dict_kwargs: {a: 1}}}",
+    "a setting of a strategy": "trainer: {strategy: {class_path: DDPStrategy, dict_kwargs: {a: 1}}}",
+    "a setting of a model": "model: {class_path: Pretrain, dict_kwargs: {a: 1}}",
+    "no profiler": "trainer: {profiler: evil}",
+    "no key to sort by": "trainer: {profiler: {class_path: PyTorchProfiler, init_args: {sort_by_key: evil}}}",
+    "no mode": callback("{class_path: EarlyStopping, init_args: {monitor: val/loss, mode: evil}}"),
+    "no number of checkpoints": callback("{class_path: ModelCheckpoint, init_args: {save_top_k: -7}}"),
+    "no rate": callback("{class_path: StochasticWeightAveraging, init_args: {swa_lrs: -1.0}}"),
+    "no duration": callback("{class_path: Timer, init_args: {duration: evil}}"),
+}
+"""Classes of the list with settings that they do not take."""
+
 CASES = [(kind, name) for kind, texts in KINDS.items() for name in texts]
 
 
@@ -128,11 +146,30 @@ def test_there_are_eight_kinds() -> None:
     assert len(KINDS) == 8
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind}: {name}" for kind, name in CASES])
+@pytest.mark.parametrize(("kind", "name"), first_of_each(CASES))
 def test_nothing_that_a_config_says_is_imported_or_run(
     kind: str, name: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(["fit", *BASE], KINDS[kind][name], place, capsys)
+
+
+@pytest.mark.parametrize("mistake", MISTAKEN)
+def test_settings_that_a_class_does_not_take_get_a_sentence(
+    mistake: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(["fit", *BASE], MISTAKEN[mistake], place, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_figure_that_is_not_there_ends_a_run_in_a_sentence(
+    kind: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.path / "mine.yaml").write_text(callback(f"{{class_path: {kind}, init_args: {{monitor: nope}}}}"))
+    assert main(["fit", *BASE, "--config", "mine.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "nope" in said
 
 
 WORDS = {
@@ -155,10 +192,9 @@ def test_every_command_is_attacked() -> None:
     assert set(WORDS) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("command", [command for command, words in WORDS.items() if words])
+@pytest.mark.parametrize(("command", "kind"), diagonal((command for command, words in WORDS.items() if words), KINDS))
 def test_no_command_runs_what_a_config_says(
-    kind: str, command: str, place: Place, capsys: pytest.CaptureFixture[str]
+    command: str, kind: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(encoder_of(config_of()), place.path / "model.ckpt")
     refused([command, *WORDS[command]], next(iter(KINDS[kind].values())), place, capsys)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +82,15 @@ def _run(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(page(command), end="")
         return 0
+    from mapex_lightning.signals import listening
+
+    # From now on, though training begins seconds later, until the last word is said: Slurm ends what is queued again.
+    with listening() if command == "fit" else nullcontext():
+        return _answer(command, rest)
+
+
+def _answer(command: str, rest: list[str]) -> int:
+    """The exit code of a command that has run, and a sentence where it has not done what was asked for."""
     from mapex_lightning.errors import STOPPED, MapexError, Preempted
 
     try:
@@ -133,20 +142,15 @@ def _dispatch(command: str, rest: list[str]) -> None:
     if command in LIGHT:
         import_module(f"mapex_lightning.commands.{command}").run(rest)
         return
-    from contextlib import nullcontext
+    from mapex_lightning import cli
 
-    from mapex_lightning.signals import listening
-
-    with listening() if command == "fit" else nullcontext():  # from now on, though training begins seconds later
-        from mapex_lightning import cli
-
-        cli.run(command, rest)
+    cli.run(command, rest)
 
 
 def _leave(stop: Preempted) -> int:
     """Says what was kept, which one process of a run knows."""
     if str(stop):
-        print(f"mapex: {stop}", file=sys.stderr)
+        print(f"mapex: {stop}", file=sys.stderr, flush=True)
     return stop.code
 
 

@@ -57,7 +57,7 @@ class Preempted(Exception):
 
     Args:
         sentence: what was kept, and how to go on; empty in all processes of a run but one.
-        code: the exit code: `TRY_AGAIN`, or 0 where the run is back in a queue.
+        code: the exit code, `TRY_AGAIN` where the run is back in a queue as well.
     """
 
     def __init__(self, sentence: str, code: int) -> None:

@@ -18,6 +18,9 @@ from mapex_lightning.text import megabytes
 FOREIGN = 86_400.0
 """Seconds after which a temporary file that nobody has written to is taken away, if its process cannot be asked for."""
 
+LONGEST = 1_000_000
+"""Bytes of settings or figures that are read. The settings of a run take some thousands."""
+
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<place>[\w-]+)\.(?P<process>\d{1,9})\.(?P<word>\w+)\.part")
 """How temporary files are called; see `temporary`."""
 
@@ -155,6 +158,20 @@ def write_folder_whole(path: str | Path, writer: Callable[[Path], object]) -> No
         for leftover in (beside, old):
             shutil.rmtree(leftover, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def read_text(path: Path) -> str:
+    """A text file that a stranger may have put there, read only if it is no longer than a honest one.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+        ValueError: it is too long, or no UTF-8.
+    """
+    if not path.is_file():  # a pipe would be waited for, and a device may have no end
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+    if (size := path.stat().st_size) > LONGEST:
+        raise ValueError(f"{path.name} has {size:,} bytes; at most {LONGEST:,} are read")
+    return path.read_text(encoding="utf-8")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -17,6 +17,9 @@ from mapex_lightning.errors import MapexError
 LOCK = ".lock"
 """Name of the lock in a folder; it says who holds it."""
 
+OWN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+"""Opens the file itself: what a link leads to would be emptied."""
+
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -57,7 +60,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 def _taken(path: Path) -> IO[str] | None:
     """The lock, open and held; None where another process holds it."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = os.fdopen(os.open(path, OWN, 0o666), "a+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

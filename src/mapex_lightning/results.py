@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import LONGEST, read_text
 from mapex_lightning.runs import BEST, LAST, METRICS, RUNS
 from mapex_lightning.settings import IDLE, SETTINGS, among, flat, read_settings
-from mapex_lightning.text import aligned, indented, one_line
+from mapex_lightning.text import aligned, indented, one_line, visible
 
 FIGURES = ("test.json", "validate.json")
 """What ``mapex test`` and ``mapex validate`` leave in a run folder."""
@@ -25,6 +26,9 @@ TAIL = 4096
 
 SEEDS = ("seed_everything", "data.seed", "model.seed")
 """Settings that say which of several equal runs it is."""
+
+LARGEST = 1e100
+"""Figures that are larger, or no numbers, have no mean; the same bound tells settings that are numbers from others."""
 
 FIRST = ("model", "data.sets", "data.modalities", "model.encoder", "data.shots")
 """Settings that are looked at first for what tells runs apart, and those below them; then all others in their order."""
@@ -85,8 +89,9 @@ class Figure(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[float]) -> Figure:
         """The figure of one value or more."""
-        several = len(values) > 1 and all(map(math.isfinite, values))
-        return cls(statistics.fmean(values), statistics.stdev(values) if several else None, len(values))
+        if not all(abs(value) < LARGEST for value in values):
+            return cls(math.nan if len(values) > 1 else values[0], None, len(values))
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def __str__(self) -> str:
         """For people."""
@@ -140,7 +145,7 @@ class Results:
         """For people."""
         lines = self._rows() if self.groups else []
         if self.implied:
-            lines += ["", f"These differ together with the settings above: {', '.join(self.implied)}."]
+            lines += ["", f"These differ together with the settings above: {visible(', '.join(self.implied))}."]
         if self.repeated:
             lines += ["", "Left out, since a later run has the same settings and seeds:"]
             lines += indented([f"{run}: see {later}" for run, later in self.repeated])
@@ -252,7 +257,7 @@ def _folders(patterns: Sequence[str], parent: Path) -> list[Path]:
     known = sorted(path for path in (parent.iterdir() if parent.is_dir() else ()) if _is_run(path))
     for pattern in patterns:
         if not any(fnmatchcase(path.name, pattern) for path in known):
-            names = ", ".join(path.name for path in known) or "none"
+            names = visible(", ".join(path.name for path in known)) or "none"
             raise MapexError(f"No run below {parent}/ is called {pattern!r}. Available: {names}.")
     if not known:
         raise MapexError(
@@ -274,7 +279,7 @@ def _read(folder: Path) -> Run | Missing:
         return Missing(folder.name, f"{why}{_progress(folder)}")
     try:
         figures = {name: value for path in present for name, value in _figures(path).items()}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         return Missing(folder.name, f"its figures cannot be read ({one_line(error)}); test it again")
     try:
         settings = flat(read_settings(folder))
@@ -290,22 +295,24 @@ def _progress(folder: Path) -> str:
     """How far a run has come, by its settings and the end of its log; nothing where they do not tell."""
     try:
         limit = read_settings(folder)["trainer"]["max_epochs"]
+        if not (folder / METRICS).is_file():
+            return ""
         with (folder / METRICS).open("rb") as file:
-            at = file.readline().decode().strip().split(",").index("epoch")
+            at = file.readline(LONGEST).decode().strip().split(",").index("epoch")
             file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - TAIL))
             cells = [line.split(b",")[at:] for line in reversed(file.read().splitlines())]
-        epoch = next(int(first) for first, *_ in filter(None, cells) if first)
-    except (OSError, ValueError, LookupError, TypeError, StopIteration, MapexError):
+        epoch = next(int(float(first)) for first, *_ in filter(None, cells) if first)
+    except (OSError, ValueError, OverflowError, LookupError, TypeError, StopIteration, MapexError):
         return ""
     return f", and came as far as epoch {epoch + 1}{f' of {limit}' if limit else ''}"
 
 
 def _figures(path: Path) -> dict[str, float]:
     """The numbers of a file of figures."""
-    read = json.loads(path.read_text(encoding="utf-8"))
+    read = json.loads(read_text(path))
     if not isinstance(read, dict):
         raise ValueError(f"{path.name} holds no figures")
-    return {name: value for name, value in read.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in read.items() if type(value) in (int, float)}
 
 
 def _plain(value: Any) -> Value:
@@ -314,8 +321,10 @@ def _plain(value: Any) -> Value:
         return ",".join(map(_shown, value))
     if isinstance(value, str) and value.startswith(f"{PACKAGE}."):
         return value.rpartition(".")[2]
-    plain: Value = value
-    return plain
+    if value is None or isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < LARGEST):
+        plain: Value = value
+        return plain
+    return f"{value:#x}"[:80] if isinstance(value, int) else str(value)  # such as a date, or what is no number
 
 
 def _differing(runs: Sequence[Settings]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mapex_lightning.errors import MapexError
+from mapex_lightning.files import read_text
 from mapex_lightning.plain_yaml import load
 
 SETTINGS = "config.yaml"
@@ -27,7 +28,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS
     try:
-        found = load(path.read_text(encoding="utf-8"))
+        found = load(read_text(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -140,7 +140,9 @@ def test_a_step_that_cannot_fit_is_not_taken(
     monkeypatch.setattr(checkup, "MEMINFO", here / "meminfo")
     found = by_check(examined(PRETRAIN, capsys, code=2))
     assert "step" not in found
-    assert "optimiser alone take 50 MiB, and 21 MiB are free on cpu, so no step was taken" in found["memory"]["sentence"]
+    assert (
+        "optimiser alone take 50 MiB, and 21 MiB are free on cpu, so no step was taken" in found["memory"]["sentence"]
+    )
 
 
 def test_a_container_has_the_memory_that_is_left_of_its_limit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

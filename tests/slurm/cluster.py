@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 NODES = ("n1", "n2")
@@ -44,13 +44,16 @@ SwitchType=switch/none
 SlurmdParameters=config_overrides
 ReturnToService=2
 FirstJobId={first}
-KillWait=15
+KillWait=30
 GresTypes=gpu
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=64 RealMemory=64000 Gres=gpu:4
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=64 RealMemory=64000 Gres=gpu:4
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=10
 """
-"""Four pretended GPUs and 64 cores a node, so that scripts for large machines find room.
+"""Four pretended GPUs and 64 cores a node, so that scripts for large machines find room; urgent jobs pre-empt others.
 
 ``cred_expire`` is how long a job waits that is queued again; below 5 seconds Slurm takes its default of 120.
 """
@@ -65,10 +68,12 @@ class Cluster:
 
     Args:
         environment: of the commands.
+        start: starts the daemon of a node.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = dict(environment)
+    def __init__(self, environment: Mapping[str, str], start: Callable[[str], subprocess.Popen[bytes]]) -> None:
+        self.environment, self.start = dict(environment), start
+        self.daemons = {node: start(node) for node in NODES}
 
     def call(
         self, *words: str | Path, cwd: Path | None = None, check: bool = True, more: Mapping[str, str] | None = None
@@ -112,6 +117,36 @@ class Cluster:
         """Waits until a job is over; the state in which it ended."""
         return self.wait(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", seconds=seconds)
 
+    def processes(self, *wanted: str) -> list[int]:
+        """Processes of jobs with these lines in their environment, the oldest first."""
+        lines = {*wanted, f"SLURM_CONF={self.environment['SLURM_CONF']}"}
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if lines <= set((process / "environ").read_bytes().decode(errors="replace").split("\0")):
+                    found.append(int(process.name))
+        return sorted(found)
+
+    def lose(self, node: str) -> None:
+        """Kills all that runs on a node, as if its power had gone; the controller need not wait to find out."""
+        jobs = self.processes(f"SLURMD_NODENAME={node}")
+        steps = {parent for parent in map(_parent, jobs) if _name(parent) == "slurmstepd"}
+        for process in (self.daemons[node].pid, *steps, *jobs):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.daemons[node].wait(10)
+        self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
+    def bring_back(self, node: str) -> None:
+        """Starts a node again that was lost."""
+        self.daemons[node] = self.start(node)
+        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+
+    def idle(self) -> bool:
+        """Whether all nodes are there and have nothing to do."""
+        found = self.call("sinfo", "-h", "-N", "-p", "all", "-o", "%t", check=False)
+        return found.stdout.split() == ["idle"] * len(NODES)
+
     def clear(self, seconds: float = 30.0) -> None:
         """Cancels whatever is there and waits until it is gone."""
         self.call("scancel", "--user=root", check=False)
@@ -151,29 +186,38 @@ def cluster() -> Iterator[Cluster]:
         environment |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
         _configure(folder)
-        daemons = [
-            stack.enter_context(_daemon(folder, environment, *words))
-            for words in (
-                _munged(folder),
-                ("slurmctld", "-D", "-c"),
-                *(("slurmd", "-D", "-N", node) for node in NODES),
-            )
-        ]
-        found = Cluster(environment)
+
+        def start(*words: str) -> subprocess.Popen[bytes]:
+            return stack.enter_context(_daemon(folder, environment, *words))
+
+        control = [start(*_munged(folder)), start("slurmctld", "-D", "-c")]
+        found = Cluster(environment, lambda node: start("slurmd", "-D", "-N", node))
 
         def up() -> bool:
-            if any(daemon.poll() is not None for daemon in daemons):
+            if any(daemon.poll() is not None for daemon in (*control, *found.daemons.values())):
                 raise Unavailable(f"Slurm does not start: {_last_line(folder)}")
-            return found.call("sinfo", "-h", "-N", "-o", "%t", check=False).stdout.split() == ["idle"] * len(NODES)
+            return found.idle()
 
         try:
-            wait_for(up, 20.0, lambda: _last_line(folder))
+            wait_for(up, 60.0, lambda: _last_line(folder))
         except AssertionError as error:
             raise Unavailable(f"Slurm does not start: {error}") from error
         try:
             yield found
         finally:
             found.clear()
+
+
+def _parent(process: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _name(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return ""
 
 
 def outside(environment: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import time
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from mapex_lightning.checkpoint import read, save
 from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import NODES, Cluster, wait_for
 from tests.slurm.pace import PACE, SECONDS
 from tests.slurm.test_scripts import FINETUNE, PRETRAIN, SWEEP, options
 
@@ -54,8 +55,14 @@ LONG = 600.0
 
 @pytest.fixture(autouse=True)
 def cleared(slurm: Cluster) -> None:
-    """Every test finds the nodes free."""
+    """Every test finds the nodes there and free."""
     slurm.clear()
+    wait_for(slurm.idle, LONG, lambda: slurm.call("sinfo").stdout)
+
+
+def path() -> str:
+    """Where jobs find modules: these tests, and whatever we find ourselves."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def pretrain(slurm: Cluster, folder: Path, *more: str, pace: float = SECONDS) -> str:
@@ -67,8 +74,7 @@ def pretrain(slurm: Cluster, folder: Path, *more: str, pace: float = SECONDS) ->
         more: options of sbatch.
         pace: seconds for a tile, of which nothing depends but how long it takes.
     """
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return slurm.submit(*MACHINE, *more, PRETRAIN, *TWO, cwd=folder, more={"PYTHONPATH": path, PACE: str(pace)})
+    return slurm.submit(*MACHINE, *more, PRETRAIN, *TWO, cwd=folder, more={"PYTHONPATH": path(), PACE: str(pace)})
 
 
 def log(folder: Path, job: str, name: str = "pretrain") -> str:
@@ -86,6 +92,11 @@ def reach(slurm: Cluster, folder: Path, job: str, epoch: int) -> None:
 
     wait_for(there, LONG, lambda: f"epoch {epoch} was not reached\n{log(folder, job)}")
     time.sleep(2 * STEP)
+
+
+def said(folder: Path, job: str, name: str = "pretrain") -> list[str]:
+    """What a job has said of its place in the queue, a clause each time."""
+    return re.findall(rf"[Jj]ob {job} (?:is|was not put) back in[^.(]*[^.( ]", log(folder, job, name))
 
 
 def restarted(slurm: Cluster, folder: Path, job: str, times: int) -> None:
@@ -130,15 +141,46 @@ def test_what_is_told_of_its_end_is_requeued_and_loses_no_step(slurm: Cluster, w
         restarted(slurm, tmp_path, job, times)
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
     assert slurm.field(job, "Restarts") == "2"
+    assert said(tmp_path, job) == [f"job {job} is back in the queue"] * 2
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
 
 
 def test_what_is_preempted_loses_no_step(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     job = pretrain(slurm, tmp_path)
-    for times in (1, 2):
-        reach(slurm, tmp_path, job, 2 * times)
-        slurm.call("scontrol", "requeue", job)  # which is what pre-emption does: SIGTERM, and the queue
-        restarted(slurm, tmp_path, job, times)
+    reach(slurm, tmp_path, job, 2)
+    urgent = slurm.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true", cwd=tmp_path)
+    assert slurm.ended(urgent, LONG) == "COMPLETED"
+    restarted(slurm, tmp_path, job, 1)
+    reach(slurm, tmp_path, job, 4)
+    slurm.call("scontrol", "requeue", job)
+    restarted(slurm, tmp_path, job, 2)
+    assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
+    assert said(tmp_path, job) == [f"job {job} is back in the queue"] * 2
+    assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
+
+
+def test_what_is_cancelled_is_kept_and_stays_cancelled(slurm: Cluster, tmp_path: Path) -> None:
+    job = pretrain(slurm, tmp_path)
+    reach(slurm, tmp_path, job, 2)
+    slurm.call("scancel", job)
+    assert slurm.ended(job, LONG) == "CANCELLED"
+    (line,) = said(tmp_path, job)
+    assert line == f"Job {job} was not put back into the queue: it is being ended, as by scancel"
+    step = read(tmp_path / "runs" / "pretrain" / "last.ckpt")["global_step"]
+    assert f"stopped after step {step}, " in log(tmp_path, job)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_job_that_loses_a_node_is_queued_again_and_goes_on(
+    node: str, slurm: Cluster, whole: Path, tmp_path: Path
+) -> None:
+    job = pretrain(slurm, tmp_path)
+    reach(slurm, tmp_path, job, 2)
+    slurm.lose(node)
+    try:
+        wait_for(lambda: slurm.field(job, "Restarts") == "1", LONG, lambda: log(tmp_path, job))
+    finally:
+        slurm.bring_back(node)
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
 
@@ -152,22 +194,15 @@ def test_before_its_time_is_over_a_job_is_saved_and_queued_again(slurm: Cluster,
     slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job)
     assert slurm.field(job, "Restarts") == "1"
+    assert said(tmp_path, job) == [f"job {job} is back in the queue"]
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
 
 
-def rank(job: str, number: int) -> int:
-    """The process of a rank of a job."""
-    wanted = {f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}"}
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = set((process / "environ").read_bytes().decode(errors="replace").split("\0"))
-            words = (process / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if wanted <= environment and "mapex" in words and "\0fit\0" in words and "SLURM_STEP_ID=0" in environment:
-            found.append(int(process.name))
-    return min(found)  # the others are processes that read tiles, which it started
+def rank(slurm: Cluster, job: str, number: int) -> int:
+    """The process of a rank of a job; the others are processes that read tiles, which it started."""
+    found = slurm.processes(f"SLURM_JOB_ID={job}", f"SLURM_PROCID={number}", "SLURM_STEP_ID=0")
+    words = {process: Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0") for process in found}
+    return next(process for process, line in words.items() if b"fit" in line and not line[0].endswith(b"srun"))
 
 
 def test_a_killed_rank_ends_the_job_and_the_next_one_of_its_name_goes_on(
@@ -177,9 +212,12 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_of_its_name_goes_on(
     reach(slurm, tmp_path, first, 2)
     assert (slurm.state(second), slurm.field(second, "Reason")) == ("PENDING", "Dependency")
     started = time.monotonic()
-    os.kill(rank(first, 1), signal.SIGKILL)
+    os.kill(rank(slurm, first, 1), signal.SIGKILL)
     assert slurm.ended(first, 60) == "FAILED", log(tmp_path, first)
     print(f"from the killed rank to the end of the job: {time.monotonic() - started:.1f} s")
+    (line,) = re.findall(r"^mapex: .*", log(tmp_path, first), re.MULTILINE)
+    assert re.match(r"mapex: The job ends on rank 0 since one of the 2 ranks is gone or does not answer", line), line
+    assert "Traceback" not in log(tmp_path, first)
     assert read(tmp_path / "runs" / "pretrain" / "last.ckpt")["global_step"] >= STEPS
     assert slurm.ended(second, LONG) == "COMPLETED", log(tmp_path, second)
     assert losses(tmp_path / "runs" / "pretrain") == losses(whole)
@@ -192,9 +230,20 @@ def pruned(folder: Path) -> str:
     return str(path)
 
 
-def test_fine_tuning_ends_with_the_figures_of_the_best_model(slurm: Cluster, tmp_path: Path) -> None:
-    job = slurm.submit(*MACHINE, "--job-name=covers", FINETUNE, "--ckpt", pruned(tmp_path), *ONE, cwd=tmp_path)
+def test_fine_tuning_is_queued_again_and_ends_with_the_figures_of_the_best_model(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    sets = TINY.replace("Synthetic", "tests.slurm.pace.Slow")
+    words = ["--ckpt", pruned(tmp_path), *ONE, "--data.sets", sets, "--trust", "tests"]
+    more = {"PYTHONPATH": path(), PACE: "0.3"}
+    job = slurm.submit(*MACHINE, "--job-name=covers", FINETUNE, *words, cwd=tmp_path, more=more)
+    wait_for(lambda: "epoch 1/" in log(tmp_path, job, "covers"), LONG, lambda: log(tmp_path, job, "covers"))
+    slurm.call("scancel", "--signal=USR1", job)
     assert slurm.ended(job, LONG) == "COMPLETED", log(tmp_path, job, "covers")
+    assert slurm.field(job, "Restarts") == "1"
+    assert said(tmp_path, job, "covers") == [f"job {job} is back in the queue"]
+    (line,) = re.findall(r"^mapex: .*", log(tmp_path, job, "covers"), re.MULTILINE)
+    assert line.startswith("mapex: stopped after step")  # and half of a run was not tested
     figures = json.loads((tmp_path / "runs" / "covers" / "test.json").read_text())
     assert figures["ckpt"] == "runs/covers/best.ckpt"
 

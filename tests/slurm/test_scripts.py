@@ -125,6 +125,13 @@ def test_a_job_and_its_run_have_one_name(script: Path, tmp_path: Path) -> None:
             assert value(call, "--ckpt") == "runs/big/best.ckpt"
 
 
+@pytest.mark.parametrize("script", [FINETUNE, SWEEP], ids=lambda script: script.stem)
+@pytest.mark.parametrize("words", [["--trust", "mine"], ["--trust=mine"], ["--trust", "mine", "--trust=yours"], []])
+def test_what_is_trusted_in_training_is_trusted_in_testing(script: Path, words: list[str], tmp_path: Path) -> None:
+    _, test = calls(script, tmp_path, "--data.size", "32", *words, "--ckpt", "a.ckpt")
+    assert [word for word in test if "trust" in word or word == "mine"] == words
+
+
 def test_words_after_the_script_are_settings_and_another_config_takes_the_place_of_its_own(tmp_path: Path) -> None:
     (call,) = calls(PRETRAIN, tmp_path, "--data.size", "32")
     assert [call[at + 1] for at, word in enumerate(call) if word == "--config"] == ["pretrain.yaml", "ddp.yaml"]

@@ -21,6 +21,7 @@ from mapex_lightning.checkpoint.validation import check_archive, check_descripti
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import local, write_whole
 from mapex_lightning.model.config import EncoderConfig
+from mapex_lightning.model.shapes import shapes
 
 if TYPE_CHECKING:
     from mapex_lightning.model.decoder import Decoder
@@ -98,9 +99,30 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} has checkpoint format {number}; this version ({__version__}) reads 1 to {FORMAT}. "
             "Update mapex-lightning, or write the file anew with a version that matches."
         )
+    _check(found, path, str(path))
+    return found
+
+
+def _check(found: Mapping[str, Any], path: Path, name: str) -> None:
+    """Makes sure that a checkpoint of today's format is what it says, which needs no layer and no memory.
+
+    Args:
+        found: what the file holds.
+        path: the file.
+        name: what errors about weights call it.
+
+    Raises:
+        MapexError: it is not.
+    """
     check_description(found[KEY], path)
     check_run(found, path)
-    return found
+    encoder = weights(found, ENCODER)
+    check_shapes(shapes(EncoderConfig.of(found[KEY]["encoder"])), encoder, name)
+    if strange := sorted(key for key, value in encoder.items() if not value.is_floating_point()):
+        raise MapexError(
+            f"{name} does not fit its own description: weights such as {printable(strange[0])} are no "
+            "fractions. The file was altered; write it anew."
+        )
 
 
 def _open(path: Path, name: str) -> dict[str, Any]:
@@ -203,11 +225,17 @@ def check_fits(module: torch.nn.Module, found: Mapping[str, Tensor], source: str
     Raises:
         MapexError: see `load_weights`.
     """
-    wanted = module.state_dict()
-    differ = sorted(
-        name for name in {*wanted, *found} if name not in wanted or name not in found
-        or wanted[name].shape != found[name].shape
-    )  # fmt: skip
+    check_shapes({name: tuple(value.shape) for name, value in module.state_dict().items()}, found, source)
+
+
+def check_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor], source: str) -> None:
+    """Makes sure that weights have these names and shapes.
+
+    Raises:
+        MapexError: see `load_weights`.
+    """
+    given = {name: tuple(value.shape) for name, value in found.items()}
+    differ = sorted(name for name in {*wanted, *given} if wanted.get(name) != given.get(name))
     if differ:
         raise MapexError(
             f"{source} does not fit its own description: {len(differ)} weights are missing, surplus or of another "
@@ -360,8 +388,7 @@ def _read_back(name: str, beside: Path) -> None:
     try:
         found = _open(beside, name)
         check_weights(found["state_dict"], beside)
-        check_description(found[KEY], beside)
-        check_run(found, beside)
+        _check(found, beside, name)
     except MapexError as error:
         raise MapexError(f"What was to be saved would not load again, so the old file stays: {error}") from error
 

@@ -51,6 +51,9 @@ RUN: Mapping[str, tuple[type, ...]] = {
 }
 """The types of what Lightning adds to the checkpoint of a run."""
 
+VERSION = r"[2-9]\.\d{1,4}(\.\d{1,4}(\.?(a|b|rc|post|dev)\d{1,8})?)?"
+"""Of Lightning; from an older one it would migrate the checkpoint."""
+
 FOREIGN = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_", "_instantiator", "_class_path")
 """How entries begin that Lightning writes for modules that keep their arguments, and from which it makes objects."""
 
@@ -109,7 +112,7 @@ def check_run(found: Mapping[str, Any], path: Path) -> None:
         if name in RUN and not isinstance(value, RUN[name]):
             raise _altered(path, f"what stands under {name} is nothing that could stand there")
     version = found.get("pytorch-lightning_version", "2.0")
-    if not re.fullmatch(r"[2-9]\.\d{1,4}(\.\w{1,20}){0,3}", version):
+    if not re.fullmatch(VERSION, version):
         raise _altered(path, f"it names the version {printable(version)} of Lightning")
 
 

@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
 
+from mapex_lightning.checkpoint import read
 from mapex_lightning.cli.building import MapexCLI, build, say
 from mapex_lightning.cli.devices import batch_line
 from mapex_lightning.cli.sentences import sentence_of
@@ -25,6 +24,7 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.liveness import watched_ranks
 from mapex_lightning.train.memory import enough_memory
 from mapex_lightning.train.pretrain import Pretrain
+from mapex_lightning.train.resuming import check_resumable
 
 
 def run(command: str, words: Sequence[str]) -> None:
@@ -37,7 +37,11 @@ def run(command: str, words: Sequence[str]) -> None:
         cli = build(command, words)
         try:
             _run(cli, command)
-        except (MisconfigurationException, ValueError) as error:  # settings that do not fit, found as training begins
+        except (
+            MisconfigurationException,
+            ValueError,
+            RuntimeError,
+        ) as error:  # settings that do not fit, found as training begins
             raise sentence_of(error) or error from error
         except SystemExit as stop:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt(_left_behind(cli)) from stop
@@ -48,7 +52,7 @@ def run(command: str, words: Sequence[str]) -> None:
 def _left_behind(cli: MapexCLI) -> str:
     """What a run that was ended with Ctrl-C has kept; empty where it is nothing."""
     last = cli.folder / LAST
-    if cli.command != "fit" or not last.is_file():
+    if cli.command != "fit" or not last.is_file() or not cli.trainer.is_global_zero:
         return ""
     return f"; what was kept last is in {last}; go on from there with: mapex fit --run {cli.folder.name}"
 
@@ -93,6 +97,9 @@ def _go(cli: MapexCLI, command: str) -> None:
 
 def _fit(cli: MapexCLI) -> None:
     trainer = cli.trainer
+    if cli.resume is not None:
+        assert isinstance(cli.model, MapexModule)
+        check_resumable(read(cli.resume), str(cli.resume), trainer, cli.model)
     line = check_processes(cli.start, cli.settings(), trainer.world_size)
     with begun(cli.start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
@@ -106,7 +113,7 @@ def _fit(cli: MapexCLI) -> None:
                 print(f"going on after step {cli.start.step}" + (f", with {line}" if line else ""), flush=True)
         cli.datamodule.load_state_dict(cli.place)
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume, weights_only=True)
-        if trainer.is_global_zero and _time_is_up(trainer):
+        if trainer.is_global_zero and _time_is_up(cli):
             print(
                 f"trainer.max_time is over, after step {trainer.global_step} of {trainer.estimated_stepping_batches}; "
                 f"go on with more of it in all: mapex fit --run {cli.folder.name} --trainer.max_time DD:HH:MM:SS",
@@ -121,13 +128,12 @@ def _size(model: MapexModule) -> str:
     return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
 
 
-def _time_is_up(trainer: pl.Trainer) -> bool:
+def _time_is_up(cli: MapexCLI) -> bool:
     """Whether a time limit has ended the run before its last step."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
-    left = [timer.time_remaining() for timer in timers]
-    return trainer.global_step < trainer.estimated_stepping_batches and any(
-        one is not None and one <= 0 for one in left
-    )
+    trainer = cli.trainer
+    if cli.config.trainer.max_time is None or any(early.stopped_epoch for early in trainer.early_stopping_callbacks):
+        return False
+    return trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches
 
 
 def _figures(cli: MapexCLI, command: str) -> None:

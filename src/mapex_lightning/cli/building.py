@@ -22,7 +22,7 @@ from mapex_lightning.cli.devices import check, minutes, set_timeout
 from mapex_lightning.cli.quirks import quiet, whole_numbers_first
 from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.cli.starting import Start, place_of, start_of, with_settings
-from mapex_lightning.cli.trust import check_offline, trust
+from mapex_lightning.cli.trust import check_offline, check_settings, trust
 from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
@@ -93,6 +93,7 @@ class MapexCLI(LightningCLI):
         """Reads the settings and makes sure that none is an address."""
         super().parse_arguments(parser, args)
         check_offline(self.config)
+        check_settings(self.config)
 
     def before_instantiate_classes(self) -> None:
         """Decides about checkpoint and run folder before anything is built."""

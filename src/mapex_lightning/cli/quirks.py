@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import get_args
 
 import lightning.pytorch as pl
@@ -22,6 +23,9 @@ NO_NEWS = (
 )
 """Warnings that are left out."""
 
+PACKAGE = Path(__file__).parents[1]
+"""Where our own code lies."""
+
 
 def whole_numbers_first() -> None:
     """Makes the Trainer's options that take a number or a share read 1 as the number.
@@ -36,8 +40,19 @@ def whole_numbers_first() -> None:
             hints[name] = int | float | None if type(None) in types else int | float
 
 
+_usual = warnings.formatwarning
+
+
+def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning of ours as a sentence, without the place in the code that others are shown with."""
+    if Path(filename).is_relative_to(PACKAGE):
+        return f"mapex: {message}\n"
+    return _usual(message, category, filename, lineno, line)
+
+
 def quiet() -> None:
-    """Leaves out what is no news to users: hints of Lightning, and what it has to mend itself."""
+    """Leaves out what is no news to users: hints of Lightning, what it has to mend itself, and where warnings arise."""
+    warnings.formatwarning = _plain
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in NO_NEWS:

@@ -18,6 +18,12 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs
 from mapex_lightning.train.pretrain import Pretrain
 
+LIGHTNINGS = ("Early stopping conditioned on metric", "`val_check_interval`")
+"""How errors of Lightning begin that are about a setting, and have no kind of their own."""
+
+REFUSED = "Does not validate against any of the Union subtypes"
+"""How the error begins that jsonargparse makes of a class that does not take its settings."""
+
 
 def sentence_of(error: BaseException) -> MapexError | None:
     """The sentence for settings that cannot be used: ours, though jsonargparse has wrapped it, its own, or Lightning's.
@@ -25,21 +31,22 @@ def sentence_of(error: BaseException) -> MapexError | None:
     Returns:
         None for an error that is neither, which is a fault of the program.
     """
-    if isinstance(error, MisconfigurationException) or str(error).lstrip().startswith("`val_check_interval`"):
+    if isinstance(error, MisconfigurationException) or str(error).lstrip().startswith(LIGHTNINGS):
         return _misfit(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MapexError):
         cause = cause.__cause__
-    return _sentence(error) if cause is None and isinstance(error, ArgumentError) else cause
+    of_jsonargparse = isinstance(error, ArgumentError) or str(error).startswith(REFUSED)
+    return _sentence(error) if cause is None and of_jsonargparse else cause
 
 
-def _misfit(error: Exception) -> MapexError:
+def _misfit(error: BaseException) -> MapexError:
     """The sentence for settings of the Trainer that Lightning cannot use."""
     message = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
     return MapexError(f"A setting of the Trainer cannot be used: {message}. See mapex COMMAND --help-all.")
 
 
-def _sentence(error: ArgumentError) -> MapexError:
+def _sentence(error: BaseException) -> MapexError:
     """What jsonargparse says, in the shape of our own errors, with the nearest known name."""
     message = re.sub(r"\s+", " ", str(error)).split(" Given value type:")[0].strip()
     message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", message)

@@ -37,8 +37,11 @@ FREE = (
 TOGETHER = ("data.batch_size", "trainer.accumulate_grad_batches")
 """Settings that may differ if the number of processes does."""
 
-SLURM_WAITS = 60
-"""Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self."""
+SLURM_WAITS = 300
+"""Seconds for which a job that Slurm has put back into the queue waits for the end of its earlier self.
+
+A file server may keep the lock of a node that is lost for as long as its lease lasts, some minutes at most by default.
+"""
 
 
 class Start(NamedTuple):
@@ -81,6 +84,7 @@ def with_settings(words: list[str]) -> list[str]:
             f"There is no run {name!r} to go on with: {path} does not exist. Begin it with a config, such as: "
             f"mapex fit --config pretrain.yaml --run {name}."
         )
+    read_settings(path.parent)
     return ["--config", str(path), *words]
 
 
@@ -100,6 +104,8 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
     folder = RUNS / given["run"]
     last = folder / LAST
     if not last.is_file():
+        if last.is_symlink() or last.exists():
+            raise MapexError(f"{last} is no file, so the run {folder.name} cannot go on. Move it elsewhere.")
         return Start(folder)
     seen = _seen(last)
     checkpoint = read(last)
@@ -124,7 +130,8 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
 
 def place_of(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """Where in an epoch the run of a checkpoint stands."""
-    return dict(checkpoint.get(TileData.__qualname__, {}))
+    place = checkpoint.get(TileData.__qualname__, {})
+    return dict(place) if isinstance(place, dict) else {}  # what is none is refused by `check_resumable`
 
 
 def check_same(folder: Path, given: Mapping[str, Any]) -> None:

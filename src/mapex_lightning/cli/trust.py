@@ -129,6 +129,27 @@ def check_offline(config: Namespace) -> None:
             )
 
 
+def check_settings(config: Namespace) -> None:
+    """Makes sure that no class of the list is given settings that only show to be wrong when it is used.
+
+    Raises:
+        MapexError: one is.
+    """
+    listed = {path for kind in (*OURS, *THEIRS) for path in paths_of(kind)}
+    for place, table in _tables(config.as_dict(), ""):
+        if table.get("dict_kwargs") and table.get("class_path") in listed:
+            raise MapexError(f"{place} has dict_kwargs, which nobody checks. Give its settings as init_args.")
+
+
+def _tables(value: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every table in the settings, with its place."""
+    if isinstance(value, Mapping):
+        yield place, value
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inside:
+        yield from _tables(one, f"{place}.{name}".lstrip("."))
+
+
 def _words(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """Every text in the settings, with its place."""
     if isinstance(value, str):

@@ -28,7 +28,7 @@ def run(words: Sequence[str]) -> None:
         rows = results.rows()
 
         def write(beside: Path) -> None:
-            with beside.open("w", newline="", encoding="utf-8") as file:
+            with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 csv.writer(file).writerows(rows)
 
         write_whole(known.csv, write)

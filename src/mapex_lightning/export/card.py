@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def card(info: Info, licence: str = UNKNOWN) -> str:
     blocks = [[str(block), f"{count} experts" if count else "dense"] for block, count in enumerate(config.experts)]
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# A {KINDS[description.kind]} encoder of {', '.join(config.names)}",
+        f"# A {KINDS[description.kind]} encoder of {_as_text(', '.join(config.names))}",
         "A vision transformer for satellite tiles, in part of whose blocks the feed-forward is a mixture of experts: "
         f"{info.shape()}.",
         *_head(description),
@@ -98,8 +99,8 @@ def card(info: Info, licence: str = UNKNOWN) -> str:
         _table([["part", "parameters"], *([p, f"{n:,}"] for p, n in info.parameters.items()), ["all", f"{total:,}"]]),
         _table([["block", "feed-forward"], *blocks]),
         "## Where it comes from",
-        "\n".join(f"{number}. {step}" for number, step in enumerate(description.lineage, 1)),
-        f"Written in format {info.versions['format']} by {info.writers()}.",
+        "\n".join(f"{number}. {_as_text(step)}" for number, step in enumerate(description.lineage, 1)),
+        f"Written in format {info.versions['format']} by {_as_text(info.writers())}.",
         "## How to load it",
         LOADING.format(name=config.names[0], bands=len(config.modalities[0].bands), side=8 * config.patch),
         "## What is not known",
@@ -108,6 +109,11 @@ def card(info: Info, licence: str = UNKNOWN) -> str:
         WHOSE,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _as_text(words: str) -> str:
+    """What a description says, as text that Markdown leaves as it is: a stranger may have written it."""
+    return re.sub(r"([\\`*_\[\]<>|&!$~#])", r"\\\1", words)
 
 
 PIPELINES = {
@@ -145,13 +151,13 @@ def _head(description: Description) -> list[str]:
     if description.head is None:
         return []
     classes = description.head["classes"]
-    return [f"Its head does {description.head['task']} of {len(classes)} classes: {', '.join(classes)}."]
+    return [f"Its head does {description.head['task']} of {len(classes)} classes: {_as_text(', '.join(classes))}."]
 
 
 def _sensor(modality: Modality) -> str:
     rows = zip(modality.bands, modality.mean, modality.std, strict=True)
-    table = [["band", "mean", "std"], *([band, f"{mean:g}", f"{std:g}"] for band, mean, std in rows)]
-    return f"### {heading_of(modality)}\n\n{_table(table)}"
+    table = [["band", "mean", "std"], *([_as_text(band), f"{mean:g}", f"{std:g}"] for band, mean, std in rows)]
+    return f"### {_as_text(heading_of(modality))}\n\n{_table(table)}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

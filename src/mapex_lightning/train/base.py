@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -139,11 +140,20 @@ class MapexModule(LightningModule, ABC):
             self.trainer.strategy.shard(self, self.passes)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a schedule per step."""
-        steps = int(self.trainer.estimated_stepping_batches)
+        """AdamW and a schedule per step.
+
+        Raises:
+            MapexError: the run has no last step.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise MapexError(
+                "The learning rate falls until the last step, so a run needs one: set trainer.max_epochs or "
+                "trainer.max_steps. With trainer.max_time it may end before."
+            )
         # A scaler of float16's gradients has to look at them, and so they be clipped, before the optimiser does.
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, steps, fused=not scaled)
+        optimiser, scheduler = configure(self, self.optimiser, self.encoder.config.depth, int(steps), fused=not scaled)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_whole
 from mapex_lightning.runs import METRICS
 
@@ -28,25 +29,63 @@ def lengths(folder: Path) -> dict[str, int]:
 
 
 def cut(folder: Path, noted: Mapping[str, int]) -> None:
-    """Takes away from a run's log what was written later than `lengths` has noted, files that are newer included."""
-    for file in _files(folder):
-        length = noted.get(file.relative_to(folder).as_posix(), 0)
+    """Takes away from a run's log what was written later than `lengths` has noted, files that are newer included.
+
+    All of it is looked at before the first file is changed.
+
+    Raises:
+        MapexError: a file is none that a run could go on writing.
+    """
+    for place in {Path(name).parent for name in (METRICS, EVENTS)}:
+        if (folder / place).exists() and not (folder / place).is_dir():
+            raise _strange(folder / place, "it is no folder")
+    kept = {file: noted.get(file.relative_to(folder).as_posix(), 0) for file in _files(folder)}
+    for file in kept:
+        if file.is_symlink() or not file.is_file():
+            raise _strange(file, "it is no plain file")
+    lines = {file: _kept_lines(file, length) for file, length in kept.items() if file.suffix == ".csv"}
+    if folder / METRICS in lines:
+        _check_table(folder / METRICS, lines[folder / METRICS])
+    for file, length in kept.items():
         if length == 0:
             file.unlink()
-        elif file.suffix == ".csv":
-            lines = file.read_bytes().splitlines(keepends=True)
-            if len(lines) > length:
-                write_whole(file, partial(_write_lines, lines[:length]))
+        elif file in lines:
+            text = b"".join(lines[file])
+            if len(text) < file.stat().st_size:
+                write_whole(file, partial(_write_bytes, text))
         elif file.stat().st_size > length:
             os.truncate(file, length)
+
+
+def _kept_lines(file: Path, count: int) -> list[bytes]:
+    """The first lines of a table; after a crash of the machine there may be fewer, and half of one."""
+    lines = file.read_bytes().splitlines(keepends=True)[:count]
+    return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+
+
+def _check_table(file: Path, lines: Sequence[bytes]) -> None:
+    """Makes sure that a table can be written anew with a longer header."""
+    try:
+        rows = list(csv.reader((line.decode() for line in lines), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _strange(file, str(error)) from error
+    if rows and (len(set(rows[0])) < len(rows[0]) or any(len(row) != len(rows[0]) for row in rows)):
+        raise _strange(file, "its rows have not a cell for each name in the first")
+
+
+def _strange(path: Path, why: str) -> MapexError:
+    return MapexError(
+        f"{path} is no log that a run of mapex wrote and could go on with: {why}. Move it elsewhere; the run then "
+        "begins another."
+    )
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for pattern in (ROUTING, METRICS, EVENTS) for file in folder.glob(pattern))
 
 
-def _write_lines(lines: list[bytes], path: Path) -> None:
-    path.write_bytes(b"".join(lines))
+def _write_bytes(text: bytes, path: Path) -> None:
+    path.write_bytes(text)
 
 
 def _length(file: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from typing import NoReturn
 
@@ -23,23 +22,29 @@ def job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def requeue(number: str) -> str | None:
-    """Puts a running Slurm job back into the queue.
+def requeue(number: str, against: str = "") -> str | None:
+    """Sees to it that a Slurm job that has been told to stop is in the queue again.
 
     Args:
         number: see `job`.
+        against: why this process should not put it there, a clause; empty where nothing speaks against it.
 
     Returns:
-        Why it could not be, a clause; None where it was. A job that is being ended, by ``scancel`` or for another job,
-        is left to whoever ends it.
+        Why it is not there, a clause; None where it is, be it that Slurm has put it there itself, to pre-empt it or for
+        ``scontrol requeue``. A job that is being ended is left to whoever ends it.
     """
     try:
-        shown = _scontrol("show", "job", number)
-        if "Requeue=0" in shown.split():
+        shown = dict(word.partition("=")[::2] for word in _scontrol("show", "job", number).split())
+        if int(shown.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            return None
+        if shown.get("Reason") == "TimeLimit":
+            return "its time limit is over"
+        if (state := shown.get("JobState", "RUNNING")) != "RUNNING":
+            return f"it is being ended, as by scancel (its state is {state})"
+        if shown.get("Requeue") == "0":
             return "it was submitted with --no-requeue"
-        state = re.search(r"JobState=(\w+)", shown)
-        if state is not None and state[1] != "RUNNING":
-            return f"it is being ended (its state is {state[1]})"
+        if against:
+            return against
         _scontrol("requeue", number)
     except subprocess.CalledProcessError as error:
         return f"{' '.join(error.cmd)} failed ({error.stderr.strip() or f'exit code {error.returncode}'})"
@@ -49,11 +54,17 @@ def requeue(number: str) -> str | None:
 
 
 def _scontrol(*words: str) -> str:
-    return subprocess.run(["scontrol", *words], check=True, capture_output=True, text=True, timeout=ANSWER).stdout
+    """What it answers; a job's name and comment may be in any encoding."""
+    return subprocess.run(
+        ["scontrol", *words], check=True, capture_output=True, text=True, errors="replace", timeout=ANSWER
+    ).stdout
 
 
 def leave(trainer: pl.Trainer, kept: str, name: str, named: bool) -> NoReturn:
-    """Ends the run in all of its processes.
+    """Ends the run in all of its processes, of which none is over before the job is back in Slurm's queue.
+
+    The exit code is `TRY_AGAIN` in the queue as well: what follows in a batch script must not begin with half a run.
+    Slurm does not mind, since a job that is queued again has no end yet.
 
     Args:
         trainer: of the run.
@@ -64,17 +75,20 @@ def leave(trainer: pl.Trainer, kept: str, name: str, named: bool) -> NoReturn:
     Raises:
         Preempted: always.
     """
-    sentence, code = kept, TRY_AGAIN
-    if trainer.is_global_zero:
-        number = job()
-        why = None
-        if number is not None:
-            why = requeue(number) if named else f"its command has no --run {name} and would begin anew"
-            sentence += f"; job {number} is back in the queue" if why is None else ""
-            code = 0 if why is None else TRY_AGAIN
-        sentence += f"; go on with the same command and --run {name}, or: mapex fit --run {name}." if code else "."
-        sentence += f" Job {number} was not put back into the queue: {why}." if why else ""
-    code = trainer.strategy.broadcast(code)
+    sentence = _sentence(kept, name, named) if trainer.is_global_zero else ""
     take_over(trainer)
     trainer.strategy.barrier()  # none ends before that: Lightning would take it for a crash and kill the others
-    raise Preempted(sentence if trainer.is_global_zero else "", code)
+    raise Preempted(sentence, TRY_AGAIN)
+
+
+def _sentence(kept: str, name: str, named: bool) -> str:
+    """What becomes of the run, once that is settled."""
+    how = f"go on with the same command and --run {name}, or: mapex fit --run {name}."
+    number = job()
+    if number is None:
+        return f"{kept}; {how}"
+    anew = "" if named else f"its command has no --run {name} and would begin anew"
+    why = requeue(number, anew)
+    if why is not None:
+        return f"{kept}; {how} Job {number} was not put back into the queue: {why}."
+    return f"{kept}; job {number} is back in the queue." + (f" But {anew}: cancel it, and {how}" if anew else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -123,12 +123,21 @@ def share_out(module: nn.Module, mesh: DeviceMesh, passes: Sequence[str] = (), h
     """
     whole = MixedPrecisionPolicy(cast_forward_inputs=False)
     short = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    order: list[nn.Module] = [module]
     for block in [part for part in module.modules() if isinstance(part, Block | CrossBlock)]:
         experts: list[nn.Module] = [part for part in block.modules() if isinstance(part, Experts)]
         if half and experts:
             fully_shard(experts, mesh=mesh, mp_policy=short)
+            order.append(experts[0])
         fully_shard(block, mesh=mesh, mp_policy=whole)
+        order.append(block)
     fully_shard(module, mesh=mesh, mp_policy=whole)
+    # On the way back each part asks for the one before it, as by default; but the default goes by the passes since the
+    # last step, and these differ between processes after a validation: their numbers of batches, the first's pictures.
+    for before, part in pairwise(order):
+        assert isinstance(before, FSDPModule)
+        assert isinstance(part, FSDPModule)
+        part.set_modules_to_backward_prefetch([before])
     for name in passes:
         register_fsdp_forward_method(module, name)
 
