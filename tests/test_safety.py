@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -174,12 +175,18 @@ def network_imports(tree: ast.AST) -> Iterator[int]:
         yield from network_imports(node)
 
 
+@cache
+def parsed(path: Path) -> ast.AST:
+    """A file, parsed once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def lines(check: Callable[[ast.AST], Iterator[int]]) -> list[str]:
     """Where in the package a check finds something."""
     return [
         f"{path.relative_to(SOURCES)}:{line}"
         for path in sorted(SOURCES.rglob("*.py"))
-        for line in check(ast.parse(path.read_text(encoding="utf-8")))
+        for line in check(parsed(path))
     ]
 
 

@@ -121,7 +121,7 @@ def start_of(given: Mapping[str, Any], name: str) -> Start:
         noted = next((state for state in checkpoint["callbacks"].values() if "sharing" in state), none)
         place, complete = place_of(checkpoint), is_complete(checkpoint, given)
         return Start(folder, last, seen, checkpoint["global_step"], place, noted, complete)
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise MapexError(
             f"{last} does not say how far the run is, as one that mapex fit wrote does. The file was altered; begin "
             "another run."
@@ -163,7 +163,11 @@ def _shown(value: Any) -> str:
 def is_complete(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether a run has taken all of its steps or epochs, or was ended early by its figures."""
     steps, epochs = settings["trainer.max_steps"], settings["trainer.max_epochs"]
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    done: Any = checkpoint
+    for name in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        if not isinstance(done, Mapping):  # a tensor would be asked for its elements
+            raise TypeError(name)
+        done = done[name]
     if any(state.get("stopped_epoch") for state in checkpoint["callbacks"].values()):  # EarlyStopping
         return True
     return (steps not in (None, -1) and checkpoint["global_step"] >= steps) or (
