@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +67,36 @@ def test_a_data_worker_lives_on_after_a_stop_signal_unless_its_parent_ends_it() 
         assert reader.stdout.readline() == "has read\n"
         reader.terminate()
         assert reader.wait(60) == 0
+
+
+ROOT = Path(__file__).parents[1]
+
+STARTER = """
+import multiprocessing, sys
+from tests.reading import read
+worker = multiprocessing.get_context(sys.argv[1]).Process(target=read)
+worker.start()
+sys.stdin.readline()
+worker.terminate()
+worker.join(60)
+print(worker.exitcode, flush=True)
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_data_worker_ends_with_the_process_that_has_started_it_however_it_did(method: str, killed: bool) -> None:
+    words = [sys.executable, "-c", STARTER, method]
+    with subprocess.Popen(
+        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True
+    ) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == "reads\n"
+        if killed:
+            starter.kill()
+        try:
+            said, _ = starter.communicate(None if killed else "\n", timeout=60)  # until all of them have closed it
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(starter.pid, signal.SIGKILL)
+    assert said == ("" if killed else "0\n")

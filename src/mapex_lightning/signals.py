@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -48,17 +50,27 @@ def _hear(number: int, frame: FrameType | None) -> None:
 def shield(worker: int = 0) -> None:
     """Lets a data worker live on after `STOP_SIGNALS`, which clusters send to every process of a job.
 
-    The run needs it until it has kept its state. SIGTERM from the process that has started it ends it, as ever.
+    The run needs it until it has kept its state. SIGTERM from the process that has started it ends it, as ever, and so
+    does the end of that process, which need not be its parent: Python may start processes through one that forks.
 
     Args:
         worker: its number, which a DataLoader gives.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that it waits for the thread
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    starter = multiprocessing.parent_process()
+    number = os.getppid() if starter is None or starter.pid is None else starter.pid
+    threading.Thread(target=_end_when_told, args=(number,), daemon=True).start()
+    if starter is not None:
+        threading.Thread(target=_end_after, args=(starter,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_when_told(by: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != by:
         pass
+    os._exit(0)
+
+
+def _end_after(starter: BaseProcess) -> None:
+    starter.join()
     os._exit(0)
