@@ -184,9 +184,7 @@ def parsed(path: Path) -> ast.AST:
 def lines(check: Callable[[ast.AST], Iterator[int]]) -> list[str]:
     """Where in the package a check finds something."""
     return [
-        f"{path.relative_to(SOURCES)}:{line}"
-        for path in sorted(SOURCES.rglob("*.py"))
-        for line in check(parsed(path))
+        f"{path.relative_to(SOURCES)}:{line}" for path in sorted(SOURCES.rglob("*.py")) for line in check(parsed(path))
     ]
 
 
