@@ -6,9 +6,9 @@
 Preset nano pre-trains on synthetic tiles in short epochs, each with validation, pictures and checkpoints, and with a
 process that reads data. Every few minutes the run gets SIGUSR1 or SIGTERM in turn, must end with exit code 75, and
 `mapex fit --run` is called again with the same words. Then every step must stand in the run's log exactly once. Memory
-is what the run and its children hold of their own (PSS), sampled every few seconds; its first third, in which
-everything is used for the first time, does not count: what is compared is the median of the second third of a stretch
-and that of the last.
+is what the run and its children hold of their own (anonymous PSS: with the files that they map it would also tell when
+other programs begin and end that map the same), sampled every few seconds; its first third, in which everything is used
+for the first time, does not count: compared are the medians of the second third of a stretch and of the last.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Stretch(NamedTuple):
 
 
 def held(pid: int) -> float:
-    """Memory of a process and all its children in MB, shared pages divided among those that share them."""
+    """Memory of a process and all its children in MB but for mapped files, shared pages divided by their sharers."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -78,7 +78,7 @@ def held(pid: int) -> float:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")), 0)
     return total / 1024
 
 

@@ -21,6 +21,7 @@ from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.pruning import prune
 from mapex_lightning.tiles import Tiles
+from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune, labelled
 from mapex_lightning.train.metrics import loss_of
 from mapex_lightning.train.optim import configure
@@ -57,7 +58,7 @@ def pretrained(tmp_path: Path) -> str:
 @pytest.fixture
 def finetuned(tmp_path: Path) -> str:
     """A checkpoint of a model that was trained for one step."""
-    trainer, path = trainer_of(limit_val_batches=0), tmp_path / "finetuned.ckpt"
+    trainer, path = trainer_of(limit_val_batches=0, plugins=[WholeCheckpointIO()]), tmp_path / "finetuned.ckpt"
     trainer.fit(model_of(), datamodule=tiles_in())
     trainer.save_checkpoint(path)
     return str(path)
@@ -141,7 +142,7 @@ def test_the_encoder_below_low_rank_experts_stays_in_evaluation_mode() -> None:
 
 
 def test_low_rank_experts_come_along_with_their_checkpoint(tmp_path: Path) -> None:
-    path, trainer = tmp_path / "low.ckpt", trainer_of()
+    path, trainer = tmp_path / "low.ckpt", trainer_of(plugins=[WholeCheckpointIO()])
     save(Encoder(preset("nano", modalities(["s1", "s2", "dem"]), router="grouped")), path)
     model = model_of(str(path), train="low-rank", rank=2)
     trainer.fit(model, datamodule=tiles_in())
@@ -178,7 +179,7 @@ def test_a_rank_or_probability_out_of_range_gets_a_sentence(settings: dict[str, 
 
 
 def test_a_head_pools_as_it_was_trained_to(tmp_path: Path) -> None:
-    trainer, path = trainer_of(limit_val_batches=0), tmp_path / "finetuned.ckpt"
+    trainer, path = trainer_of(limit_val_batches=0, plugins=[WholeCheckpointIO()]), tmp_path / "finetuned.ckpt"
     trainer.fit(model_of(pool="redundancy"), datamodule=tiles_in())
     trainer.save_checkpoint(path)
     assert model_of(str(path)).head.pool == "redundancy"

@@ -15,6 +15,7 @@ from mapex_lightning.modality import modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.pruning import Policy, prune
+from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.prune import Prune
 from tests.builders import census_of, checkpoint_of
@@ -100,7 +101,7 @@ def test_a_kept_sensor_that_no_tile_has_gets_a_sentence(saved: str) -> None:
 
 
 def test_a_head_is_kept_and_still_predicts(tmp_path: Path) -> None:
-    data, trainer = tiles_in("s1", "s2", "dem"), trainer_of()
+    data, trainer = tiles_in("s1", "s2", "dem"), trainer_of(plugins=[WholeCheckpointIO()])
     tuned = FineTune("nano", "multiclass", data.classes, ["s1", "s2", "dem"])
     trainer.fit(tuned, datamodule=data)
     trainer.save_checkpoint(tmp_path / "tuned.ckpt")
