@@ -231,6 +231,21 @@ def pair(folder: Path, *words: str) -> tuple[subprocess.Popen[bytes], int]:
     return first, int(children[0])
 
 
+@contextmanager
+def both_gone_in_time(first: subprocess.Popen[bytes], second: int) -> Iterator[None]:
+    """What happens inside ends both processes of a job within the timeout and half a minute."""
+    try:
+        yield
+        limit = time.monotonic() + TIMEOUT + 30
+        first.wait(TIMEOUT + 30)
+        until(lambda: state_of(second) == "gone", limit - time.monotonic())
+    finally:
+        for process in (first.pid, second):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        first.wait(30)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
@@ -239,18 +254,10 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_job_within_the_timeout_and_ha
     tmp_path: Path, sent: signal.Signals, rank: int
 ) -> None:
     first, second = pair(tmp_path)
-    try:
+    with both_gone_in_time(first, second):
         os.kill((first.pid, second)[rank], sent)
-        began = time.monotonic()
-        code = first.wait(TIMEOUT + 30)
-        until(lambda: state_of(second) == "gone", TIMEOUT + 30 - (time.monotonic() - began))
-    finally:
-        for process in (first.pid, second):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        first.wait(30)
     said = (tmp_path / "err").read_text()
-    assert code != 0
+    assert first.returncode != 0
     assert "Traceback" not in said
     state = {signal.SIGSTOP: "is stopped", signal.SIGKILL: "is gone" if rank == 0 else "was killed by signal 9"}[sent]
     name = rf"rank {rank} \(process {(first.pid, second)[rank]}\)"
@@ -263,17 +270,9 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_job_within_the_timeout_and_ha
 def test_a_save_that_fails_on_one_rank_ends_the_job_in_one_sentence(tmp_path: Path) -> None:
     with disk(tmp_path / "small", 150) as place:
         first, second = pair(place, "--save_minutes", "0")
-        try:
+        with both_gone_in_time(first, second):
             fill(place, leave=2**20)
-            began = time.monotonic()
-            code = first.wait(TIMEOUT + 30)
-            until(lambda: state_of(second) == "gone", TIMEOUT + 30 - (time.monotonic() - began))
-        finally:
-            for process in (first.pid, second):
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            first.wait(30)
         said = (place / "err").read_text()
-        assert code == 2
+        assert first.returncode == 2
         assert re.fullmatch(r"mapex: runs/pretrain/last\.ckpt needs .* MB are free in .*\n", said), said
         assert read(place / "runs/pretrain/last.ckpt")["global_step"] > 0

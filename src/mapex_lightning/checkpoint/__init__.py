@@ -155,7 +155,7 @@ def _open(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get(KEY), dict) or "state_dict" not in found:
         raise MapexError(f"{name} is no checkpoint of mapex: it lacks the description that `mapex fit` writes.")
     if found[KEY].get("format") == FORMAT and not verified:
-        raise damaged(name, "it has lost the checksum at its end")
+        raise damaged(name, "it has lost the checksum at its end, or a Trainer without WholeCheckpointIO wrote it")
     return found
 
 
