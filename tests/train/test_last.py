@@ -12,7 +12,7 @@ import pytest
 from lightning.pytorch.callbacks import Timer
 
 from mapex_lightning.checkpoint import read
-from mapex_lightning.errors import STOPPED, TRY_AGAIN
+from mapex_lightning.errors import STOPPED, TRY_AGAIN, MapexError
 from mapex_lightning.train.last import Last
 from tests.resuming import FINETUNE, PRETRAIN, Moment, assert_equal, fit, moments
 
@@ -148,3 +148,9 @@ def test_a_run_that_was_stopped_by_hand_ends_at_once_and_goes_on_from_its_last_s
     assert read("runs/hand/last.ckpt")["global_step"] == 3
     assert fit("--run", "hand") == 0
     assert_equal(Path("runs/hand"), Path("runs/whole"))
+
+
+@pytest.mark.parametrize("minutes", [-1.0, float("nan")])
+def test_less_than_no_minutes_between_saves_are_refused(minutes: float) -> None:
+    with pytest.raises(MapexError, match="--save_minutes is a number of minutes, 0 to save after every step; found"):
+        Last(Path("last.ckpt"), minutes)

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from mapex_lightning.data.loader import EpochLoader
+from mapex_lightning.errors import MapexError
 from mapex_lightning.signals import told_to_stop
 from mapex_lightning.train.callbacks import data_of
 from mapex_lightning.train.log import lengths
@@ -47,11 +48,16 @@ class Last(Checkpoint):
         minutes: between two saves within an epoch.
         named: whether the command gives the run its name; see `mapex_lightning.train.preemption.leave`.
 
+    Raises:
+        MapexError: the minutes are less than 0.
+
     Attributes:
         amid: whether a time limit has ended the run within an epoch, whose state is kept.
     """
 
     def __init__(self, path: Path, minutes: float = 30.0, named: bool = True) -> None:
+        if not minutes >= 0:  # NaN is none either
+            raise MapexError(f"--save_minutes is a number of minutes, 0 to save after every step; found {minutes:g}.")
         self.path, self.minutes, self.named = path, minutes, named
         self.due = math.inf
         self.before_validation = False
