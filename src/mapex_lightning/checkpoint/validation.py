@@ -30,6 +30,10 @@ LARGEST = 1_000_000
 DEEPEST = 1_000
 """Blocks."""
 
+PICKLED = 32_000_000
+"""Bytes of a file beside its tensors. A tensor takes some 200 of them, and a large model with its optimiser ten
+thousands of tensors; what they become in memory may be a hundred times as much."""
+
 DESCRIPTION: Mapping[str, Any] = {
     "version": str,
     "kind": Literal["pretrain", "prune", "finetune"],
@@ -65,36 +69,59 @@ def check_archive(path: Path) -> None:
     """Makes sure that a file does not become larger when it is read: torch compresses nothing.
 
     Raises:
-        MapexError: it holds compressed parts.
+        MapexError: it holds compressed parts, more beside its tensors than there can be, or two parts of a name.
     """
-    if not zipfile.is_zipfile(path):
-        return  # torch refuses it
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+            parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
-    if packed:
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise MapexError(f"{path} is refused: parts of it are compressed, as no checkpoint of ours is. Write it anew.")
+    if len({part.filename.lower() for part in parts}) < len(parts):  # torch does not tell them apart
+        raise MapexError(f"{path} is refused: it has several parts of one name. Write it anew.")
+    if max((part.file_size for part in parts if part.filename.endswith(".pkl")), default=0) > PICKLED:
+        raise MapexError(f"{path} is refused: it has more than {PICKLED:,} bytes beside its tensors. Write it anew.")
+
+
+def check_tensors(found: object, path: Path) -> None:
+    """Makes sure that tensors, wherever they are in a file, lie there byte by byte.
+
+    A tensor can be one byte seen a trillion times, which takes memory when somebody copies it.
+
+    Raises:
+        MapexError: one does not lie in memory, or all of them claim to be more than the file holds.
+    """
+    if _size(found, path, {}) > path.stat().st_size:
+        raise _altered(path, "its weights claim to be more than the file holds")
+
+
+def _size(value: object, path: Path, known: dict[int, int]) -> int:
+    """Bytes of all tensors in tables and lists, as often as they stand there; `known` are those of tables and lists."""
+    if isinstance(value, Tensor):
+        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
+            raise _altered(path, "it holds what is no plain tensor")
+        return value.numel() * value.element_size()
+    if not isinstance(value, Mapping | list | tuple | set):
+        return 0
+    if id(value) not in known:
+        known[id(value)] = 0  # until it is known: a list may hold itself
+        inside = value.values() if isinstance(value, Mapping) else value
+        known[id(value)] = sum(_size(one, path, known) for one in inside)
+    return known[id(value)]
 
 
 def check_weights(state: object, path: Path) -> None:
-    """Makes sure that weights are plain tensors, and all of them in the file.
+    """Makes sure that weights are plain tensors.
 
     Raises:
-        MapexError: one is not, or they claim to be more than the file holds.
+        MapexError: one is not.
     """
     if not isinstance(state, dict):
         raise _altered(path, "its weights are no table of tensors")
-    size = 0
     for name, value in state.items():
         if not isinstance(name, str) or type(value) not in (Tensor, torch.nn.Parameter):
             raise _altered(path, f"{printable(name)} is no weight")
-        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
-            raise _altered(path, f"{printable(name)} is no plain tensor")
-        size += value.numel() * value.element_size()
-    if size > path.stat().st_size:
-        raise _altered(path, "its weights claim to be more than the file holds")
 
 
 def check_run(found: Mapping[str, Any], path: Path) -> None:
