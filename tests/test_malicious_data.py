@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.scenes.scene import Scene
+from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 from tests import attacks
 from tests.attacks import Place
@@ -92,3 +95,64 @@ def test_a_path_of_a_raster_is_a_file_here(path: str, place: Place) -> None:
 def test_a_vrt_of_files_here_is_read_where_it_is_trusted(place: Place) -> None:
     (place.path / "here.vrt").write_text(vrt(str(place.path / "true.tif")))
     assert raster.read_placed(place.path / "here.vrt", ["B"], ["B"], trusted=True)[0].shape == (1, 8, 8)
+
+
+@pytest.fixture
+def masked(place: Place) -> Path:
+    """A raster of which a mask beside it leaves the first row alone."""
+    path = place.path / "masked.tif"
+    there = GeoReference("EPSG:32632", (10.0, 0.0, 600_000.0, 0.0, -10.0, 5_000_000.0), (8, 8))
+    raster.write(path, np.ones((1, 8, 8), dtype=np.float32), ("B",), there)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
+        target.write_mask(np.arange(64).reshape(8, 8) < 8)
+    assert (place.path / "masked.tif.msk").exists()
+    return path
+
+
+def test_a_mask_beside_a_raster_counts(masked: Path) -> None:
+    assert np.isfinite(raster.read(masked, ["B"])).sum() == 8
+
+
+def test_a_mask_is_read_where_both_files_are_links_to_one_store(masked: Path, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for file in (masked, masked.with_name("masked.tif.msk")):
+        (links / file.name).symlink_to(file)
+    assert np.isfinite(raster.read(links / masked.name, ["B"])).sum() == 8
+
+
+@pytest.mark.parametrize("ending", [".msk", ".MSK"])
+@pytest.mark.parametrize("kind", ["points", "leads", "leads nowhere", "is none", "is a service"])
+def test_a_mask_that_is_elsewhere_is_not_followed(ending: str, kind: str, masked: Path, place: Place) -> None:
+    mask = masked.with_name("masked.tif.msk")
+    elsewhere = place.path / "elsewhere" / "secret.tif"
+    elsewhere.parent.mkdir()
+    mask.rename(elsewhere)
+    evil = masked.with_name(f"masked.tif{ending}")
+    match kind:
+        case "points":
+            evil.write_text(vrt(str(elsewhere)))
+        case "leads":
+            evil.symlink_to(elsewhere)
+        case "leads nowhere":
+            evil.symlink_to(place.path / "nowhere" / "secret.tif")
+        case "is none":
+            evil.write_text("no raster")
+        case "is a service":
+            evil.write_text(service(place.address))
+    for read in (raster.read, raster.read_placed):
+        with pytest.raises(
+            MapexError, match=rf"masked\.tif\{ending} (holds no pixels itself|leads to|cannot be opened)"
+        ):
+            read(masked, ["B"])
+    place.nothing_happened()
+
+
+@pytest.mark.parametrize("ending", [".ovr", ".aux.xml", ".ovr.msk"])
+def test_no_other_companion_is_followed(ending: str, masked: Path, place: Place) -> None:
+    """A file that is waited for: who opened what the companion names would not come back."""
+    os.mkfifo(place.path / "waiting.tif")
+    named = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{place.path}/waiting.tif</MDI></Metadata>'
+    text = f"<PAMDataset>{named}</PAMDataset>" if ending == ".aux.xml" else vrt(str(place.path / "waiting.tif"))
+    Path(f"{masked}{ending}").write_text(text)
+    assert np.isfinite(raster.read_placed(masked, ["B"])[0]).sum() == 8

@@ -45,6 +45,9 @@ PLAIN = [
 ]
 """For GDAL: formats that hold their pixels themselves. Others may name files elsewhere, or on the network: VRT, WMS."""
 
+MASK = ".msk"
+"""What GDAL appends to the name of a raster to find its mask, in small or in capital letters."""
+
 
 def read(path: Path, bands: Sequence[str], names: Sequence[str] | None = None) -> np.ndarray:
     """Reads named bands.
@@ -190,6 +193,9 @@ def write_mask(
 def open_raster(path: Path, *, trusted: bool = False) -> DatasetReader:
     """Opens a raster, for its header or for several windows; whoever opens it closes it.
 
+    GDAL looks for companions beside it. A mask (``.msk``) is opened with the first pixels, as whatever it is, so it is
+    checked here. Overviews (``.ovr``) are for coarser reads than ours, and an ``.aux.xml`` names no file but those.
+
     Args:
         path: the file.
         trusted: whether it may be of any format, and so point to other files as a VRT does; otherwise of `PLAIN`.
@@ -201,6 +207,10 @@ def open_raster(path: Path, *, trusted: bool = False) -> DatasetReader:
         raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
+    if not trusted and path.suffix.lower() != MASK:
+        for mask in (Path(f"{path}{MASK}"), Path(f"{path}{MASK.upper()}")):
+            if os.path.lexists(mask):
+                _check_mask(mask, path)
     try:
         with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
             source = DatasetReader(str(path), driver=None if trusted else PLAIN)
@@ -276,6 +286,17 @@ def _place(source: DatasetReader) -> GeoReference | None:
     if source.crs is None:
         return None
     return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6], source.shape)
+
+
+def _check_mask(mask: Path, path: Path) -> None:
+    """Makes sure that the mask beside a raster holds its pixels itself, and lies there.
+
+    Raises:
+        MapexError: it points or leads elsewhere, or is no raster.
+    """
+    if mask.resolve().parent not in (path.parent.resolve(), path.resolve().parent):
+        raise MapexError(f"{mask} leads to {mask.resolve()}, away from {path}. Put the file itself there.")
+    open_raster(mask).close()
 
 
 def _points(path: Path) -> bool:
