@@ -74,6 +74,12 @@ KINDS: dict[str, dict[str, str]] = {
         "name": "seed_everything: !!python/name:evil.touch",
         "module": "run: !!python/module:evil",
         "new": "run: !!python/object/new:evil.Touch []",
+        "no truth": "run: !!bool foo",
+        "no time": "run: !!timestamp x",
+        "no day": "run: !!timestamp 2001-99-99",
+        "no whole number": "run: !!int ''",
+        "no number": "run: !!float x",
+        "no bytes": "run: !!binary é",
     },
     "endless": {
         "a billion laughs": f"a: &a [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n{LAUGHS}run: *i",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import yaml
@@ -66,5 +68,22 @@ def load(text: str) -> Any:
         MapexError: see `check`.
         yaml.YAMLError: it is no YAML, or asks for other types.
     """
+    return read_by(partial(yaml.load, Loader=LOADER), text)
+
+
+def read_by(reader: Callable[[str], Any], text: str) -> Any:
+    """What a reader makes of YAML.
+
+    Args:
+        reader: of PyYAML's kind.
+        text: maybe YAML.
+
+    Raises:
+        MapexError: see `check`.
+        yaml.YAMLError: it is no YAML, asks for other types, or has a tag that does not fit its value.
+    """
     check(text)
-    return yaml.load(text, Loader=LOADER)
+    try:
+        return reader(text)
+    except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:  # of ``!!bool foo``
+        raise yaml.YAMLError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
