@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -217,13 +218,13 @@ class _Checker:
         for value in values:
             self.at(value, hint, place)
 
-    def _plain(self, value: object, hint: Any) -> bool:
+    def _plain(self, value: Any, hint: Any) -> bool:
         if hint is str:
             return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
         if hint is int:
             return type(value) is int and 0 <= value <= LARGEST
         if hint is float:
-            return type(value) in (int, float)
+            return type(value) in (int, float) and abs(value) <= sys.float_info.max
         return type(value) is hint
 
     def refusal(self, place: str) -> MapexError:
