@@ -508,6 +508,25 @@ def test_a_checkpoint_that_lies_about_itself_is_refused_before_anything_is_made_
     place.nothing_happened()
 
 
+SURPLUS: dict[str, dict[str, object]] = {
+    "head": {"task": "multiclass", "classes": ["a", "b"], "pool": "mean", "extra": torch.zeros(1)},
+    "decoder": {"width": 16, "depth": 1, "heads": 2, "extra\x1b": 1},
+}
+
+
+@pytest.mark.parametrize("part", SURPLUS)
+def test_a_surplus_entry_of_a_description_is_refused(
+    part: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(lambda content: content[KEY].update({part: SURPLUS[part]}), place.path / "evil.ckpt")
+    assert main(["info", "evil.ckpt", "--json"]) == 2
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "\x1b" in said) == (1, False)
+    assert f"evil.ckpt does not fit its own description: {part} has an entry" in said
+    with pytest.raises(MapexError, match=f"{part} has an entry"):
+        load_decoder("evil.ckpt")
+
+
 @pytest.mark.parametrize("claim", [{"width": 2**19}, {"hidden": 2**19}, {"router_dim": 2**19}, {"low_rank": 2**19}])
 def test_a_model_gets_memory_only_when_all_its_weights_are_there(claim: dict[str, int], place: Place) -> None:
     altered(claims(**claim), place.path / "evil.ckpt")

@@ -157,9 +157,9 @@ def check_description(plain: object, path: Path) -> None:
     checker = _Checker(path)
     known = checker.fields(plain, DESCRIPTION, "its description")
     if known["head"] is not None:
-        checker.fields(known["head"], HEAD, "head")
+        checker.only(known["head"], HEAD, "head")
     if known["decoder"] is not None:
-        checker.fields(known["decoder"], DECODER, "decoder")
+        checker.only(known["decoder"], DECODER, "decoder")
     depths = len(known["encoder"].get("experts", ())), (known["decoder"] or {}).get("depth", 0)
     if max(depths) > DEEPEST:
         raise _altered(path, f"it claims {max(depths):,} blocks")
@@ -184,6 +184,12 @@ class _Checker:
                 raise _altered(self.path, f"{place} lacks {name}")
             self.at(value[name], hint, f"{place}.{name}")
         return value
+
+    def only(self, value: object, hints: Mapping[str, Any], place: str) -> None:
+        """A table with these fields and no others."""
+        for name in self.fields(value, hints, place):
+            if name not in hints:
+                raise _altered(self.path, f"{place} has an entry {printable(name)}, of which nothing is known")
 
     def at(self, value: object, hint: Any, place: str) -> None:
         """One value of a type."""
