@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import Affine
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.scenes.scene import Scene
@@ -16,6 +18,8 @@ from mapex_lightning.data.tileset import GeoReference
 from mapex_lightning.errors import MapexError
 from tests import attacks
 from tests.attacks import Place
+
+THERE = GeoReference("EPSG:32632", (10.0, 0.0, 600_000.0, 0.0, -10.0, 5_000_000.0), (8, 8))
 
 SIZE = 'rasterXSize="8" rasterYSize="8"'
 
@@ -97,12 +101,46 @@ def test_a_vrt_of_files_here_is_read_where_it_is_trusted(place: Place) -> None:
     assert raster.read_placed(place.path / "here.vrt", ["B"], ["B"], trusted=True)[0].shape == (1, 8, 8)
 
 
+def spilled(place: Place) -> Path:
+    """A raster of ERDAS Imagine whose pixels are in a file of the attacker's choice."""
+    path = place.path / "evil.img"
+    how = {"driver": "HFA", "width": 8, "height": 8, "count": 1, "dtype": "float32", "crs": "EPSG:32632"}
+    with rasterio.open(path, "w", **how, transform=Affine(*THERE.transform), USE_SPILL="YES") as target:
+        target.write(np.ones((1, 8, 8), dtype=np.float32))
+    (place.path / "evil.ige").rename(place.path / "secret12")
+    path.write_bytes(path.read_bytes().replace(b"evil.ige", b"secret12"))
+    return path
+
+
+def inside_hdf5(place: Place) -> Path:
+    """A NetCDF file whose pixels are the bytes of another file."""
+    path = place.path / "evil.nc"
+    (place.path / "secret").write_bytes(np.ones(64, dtype=np.float32).tobytes())
+    with h5py.File(path, "w") as target:
+        axes = [target.create_dataset(name, data=10.0 * np.arange(8)) for name in "yx"]
+        image = target.create_dataset("B", (8, 8), np.float32, external=[(str(place.path / "secret"), 0, 256)])
+        for dimension, axis in enumerate(axes):
+            axis.make_scale("yx"[dimension])
+            image.dims[dimension].attach_scale(axis)
+    return path
+
+
+@pytest.mark.parametrize("make", [spilled, inside_hdf5])
+def test_a_format_that_can_hold_its_pixels_elsewhere_is_not_read_of_a_stranger(
+    make: Callable[[Place], Path], place: Place
+) -> None:
+    path = make(place)
+    with raster.open_raster(path, trusted=True) as source:
+        assert (source.read(1) == 1).all()
+    with pytest.raises(MapexError, match=r"evil\.\w+ holds no pixels itself, or .*outside: true"):
+        raster.open_raster(path)
+
+
 @pytest.fixture
 def masked(place: Place) -> Path:
     """A raster of which a mask beside it leaves the first row alone."""
     path = place.path / "masked.tif"
-    there = GeoReference("EPSG:32632", (10.0, 0.0, 600_000.0, 0.0, -10.0, 5_000_000.0), (8, 8))
-    raster.write(path, np.ones((1, 8, 8), dtype=np.float32), ("B",), there)
+    raster.write(path, np.ones((1, 8, 8), dtype=np.float32), ("B",), THERE)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
         target.write_mask(np.arange(64).reshape(8, 8) < 8)
     assert (place.path / "masked.tif.msk").exists()

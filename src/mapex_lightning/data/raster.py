@@ -41,9 +41,16 @@ for _name, _value in OFFLINE.items():
 
 PLAIN = [
     *("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "WEBP", "GIF", "BMP"),
-    *("PNM", "HFA", "ENVI", "EHdr", "AAIGrid", "NITF", "netCDF", "GRIB", "SRTMHGT", "DTED"),
+    *("PNM", "ENVI", "EHdr", "AAIGrid", "NITF", "GRIB", "SRTMHGT", "DTED"),
 ]
-"""For GDAL: formats that hold their pixels themselves. Others may name files elsewhere, or on the network: VRT, WMS."""
+"""For GDAL: formats that hold their pixels themselves.
+
+Others may name files elsewhere, or on the network: VRT, WMS, HFA (whose pixels may be in an .ige file of any name) and
+NetCDF, which is HDF5 inside.
+"""
+
+POINTING = (b"<VRT", b"<GDAL", b"EHFA_HEADER_TAG", b"\x89HDF", b"CDF")
+"""How files of such formats begin."""
 
 MASK = ".msk"
 """What GDAL appends to the name of a raster to find its mask, in small or in capital letters."""
@@ -217,8 +224,9 @@ def open_raster(path: Path, *, trusted: bool = False) -> DatasetReader:
     except RasterioError as error:
         if not trusted and _points(path):
             raise MapexError(
-                f"{path} holds no pixels itself: it points to files elsewhere. Write it as a GeoTIFF with "
-                "gdal_translate, or say outside: true of a Folder whose manifest you trust."
+                f"{path} holds no pixels itself, or is of a format in which it need not (VRT, HFA, NetCDF): it may "
+                "point to files elsewhere. Write it as a GeoTIFF with gdal_translate, or say outside: true of a Folder "
+                "whose manifest you trust."
             ) from error
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
     if lost.tags:
@@ -300,9 +308,9 @@ def _check_mask(mask: Path, path: Path) -> None:
 
 
 def _points(path: Path) -> bool:
-    """Whether a file is a text for GDAL that says where pixels are, and no damaged raster."""
+    """Whether a file is of a format that may say where pixels are, and no damaged raster."""
     with path.open("rb") as file:
-        return file.read(64).lstrip().startswith((b"<VRT", b"<GDAL"))
+        return file.read(64).lstrip().startswith(POINTING)
 
 
 def _indexes(
