@@ -483,7 +483,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
         optimizer_states=[{"state": {0: {"exp_avg": torch.zeros(1).expand(10**6, 10**6)}}}]
     ),
     "many times the same state of an optimiser": lambda content: content.update(
-        optimizer_states=[{"state": {0: [torch.zeros(1000)] * 100}}]
+        optimizer_states=[{"state": {0: [torch.zeros(1000)] * 10_000}}]
     ),
     "weights without bytes": lambda content: content["state_dict"].update(extra=torch.empty(10**9, device="meta")),
     "weights with holes": lambda content: content["state_dict"].update(extra=torch.eye(3).to_sparse()),
