@@ -215,9 +215,9 @@ def open_raster(path: Path, *, trusted: bool = False) -> DatasetReader:
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
     if not trusted and path.suffix.lower() != MASK:
-        for mask in (Path(f"{path}{MASK}"), Path(f"{path}{MASK.upper()}")):
+        for mask in (f"{path}{MASK}", f"{path}{MASK.upper()}"):
             if os.path.lexists(mask):
-                _check_mask(mask, path)
+                _check_mask(Path(mask), path)
     try:
         with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
             source = DatasetReader(str(path), driver=None if trusted else PLAIN)
