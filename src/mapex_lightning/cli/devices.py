@@ -87,7 +87,13 @@ def _count(devices: Any, kind: str) -> int:
     there = torch.cuda.device_count() if kind == "cuda" else 1
     if devices in ("auto", -1, "-1"):
         return there
-    asked = [int(part) for part in devices.split(",") if part.strip()] if isinstance(devices, str) else devices
+    try:
+        asked = [int(part) for part in devices.split(",") if part.strip()] if isinstance(devices, str) else devices
+    except ValueError as error:
+        raise MapexError(
+            f"trainer.devices is how many (2), which ones (0,1), or auto; found {devices}. Whether they are GPUs is "
+            "trainer.accelerator."
+        ) from error
     if isinstance(asked, list) and isinstance(devices, str) and "," not in devices:
         (asked,) = asked  # one number in quotes is still how many
     count, needed = (asked, asked) if isinstance(asked, int) else (len(asked), max(asked, default=-1) + 1)
