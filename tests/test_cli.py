@@ -82,6 +82,10 @@ BAD = {
     "a map without a scene": (["predict", "--config", "segment.yaml", "--out", "m.tif"], ["--out", "--data.scene"]),
     "a scene without a map": (["predict", "--config", "segment.yaml", "--data.scene", "a.tif"], ["--out map.tif"]),
     "a scene without files": (["predict", "--config", "segment.yaml", "--data.scene"], ["s2=A.tif"]),
+    "a scene of an unset variable": (["predict", "--config", "segment.yaml", "--data.scene", ""], ["s2=A.tif"]),
+    "devices that are no number": ([*FIT, "--trainer.devices", "gpu"], ["0,1", "found gpu", "trainer.accelerator"]),
+    "an unknown accelerator": ([*FIT, "--trainer.accelerator", "gpux"], ["invalid accelerator", "--help-all"]),
+    "an unknown strategy": ([*FIT, "--trainer.strategy", "dpp"], ["invalid strategy", "--help-all"]),
     "a scene whose files are half named": (
         ["predict", "--config", "segment.yaml", "--data.scene", "s1=a.tif", "b.tif"],
         ["a sensor before each", "s2=A.tif"],

@@ -51,6 +51,13 @@ def test_a_writer_that_fails_midway_leaves_the_old_file_whole_and_nothing_else(
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("path", [".", "..", "folder/.."])
+def test_what_has_no_name_of_its_own_is_not_written(path: str) -> None:
+    for write in (write_whole, write_folder_whole):
+        with pytest.raises(MapexError, match="needs a name; found"):
+            write(path, lambda beside: pytest.fail("written"))
+
+
 def test_a_full_disk_is_a_sentence_that_says_the_old_file_is_untouched(file: Path) -> None:
     def fail(beside: Path) -> None:
         raise OSError("No space left on device")

@@ -79,7 +79,7 @@ def test_a_file_alone_gives_the_same_figure_in_a_fresh_process_and_folder(journe
         [*command, "--data.sets", TILES, *SMALL], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    here = json.loads((tmp_path / "runs/synthetic/test.json").read_text())
+    here = json.loads((tmp_path / "runs/synthetic/test-alone.json").read_text())
     there = json.loads((journey / "runs/synthetic/test.json").read_text())
     assert {k: v for k, v in here.items() if k != "ckpt"} == {k: v for k, v in there.items() if k != "ckpt"}
 
@@ -96,14 +96,18 @@ def test_refreshing_the_census_on_tiles_goes_through_the_trainer(
     assert {path.name for path in tmp_path.iterdir()} == {"s2.ckpt", "s2.json", "s2.html", "s2-experts.png"}
 
 
-def test_a_fine_tuned_model_can_be_pruned_further_and_still_tested(
-    journey: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_fine_tuned_model_can_be_pruned_further_and_tested_beside_the_runs_own_figures(
+    journey: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(journey)
     words = ["--ckpt", "runs/synthetic/best.ckpt", "--keep", "s2", "--out", "runs/synthetic/s2.ckpt"]
     assert main(["prune", *words]) == 0
     test = ["test", "--config", "synthetic.yaml", "--data.sets", TILES, *SMALL, "--data.modalities", "[s2]"]
+    own = (journey / "runs/synthetic/test.json").read_text()
     assert main([*test, "--ckpt", "runs/synthetic/s2.ckpt"]) == 0
+    assert "figures: runs/synthetic/test-s2.json" in capsys.readouterr().out
+    assert json.loads((journey / "runs/synthetic/test-s2.json").read_text())["ckpt"] == "runs/synthetic/s2.ckpt"
+    assert (journey / "runs/synthetic/test.json").read_text() == own
 
 
 def test_low_rank_experts_are_trained_tested_pruned_and_predicted_with(

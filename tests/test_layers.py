@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[1] / "src" / PACKAGE
 LAYERS = (
     {"__init__"},
     {"errors"},
-    {"text"},
+    {"precision", "text"},
     {"files", "lock", "plain_yaml", "signals"},
     {"heatmap", "modality", "settings"},
     {"page", "tiles"},

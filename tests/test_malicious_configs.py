@@ -257,7 +257,15 @@ def test_what_a_config_may_name_is_a_class_and_no_function(kind: type) -> None:
 
 LEFT_OUT = {
     *("BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter", "BatchSizeFinder", "Callback", "Checkpoint"),
-    *("LambdaCallback", "LearningRateFinder", "ModelPruning", "OnExceptionCheckpoint", "ProgressBar", "SpikeDetection"),
+    *(
+        "GradientAccumulationScheduler",
+        "LambdaCallback",
+        "LearningRateFinder",
+        "ModelPruning",
+        "OnExceptionCheckpoint",
+        "ProgressBar",
+        "SpikeDetection",
+    ),
     *("ThroughputMonitor", "WeightAveraging"),
     *("CometLogger", "LitLogger", "Logger", "MLFlowLogger", "NeptuneLogger", "WandbLogger"),
     *("Profiler", "XLAProfiler"),

@@ -214,6 +214,16 @@ def test_an_interrupted_run_ends_as_one_that_never_was(
     assert_goes_on(tmp_path / "runs/cut", whole, times)
 
 
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
+def test_an_interrupted_run_whose_weights_are_shared_out_ends_as_one_that_never_was(
+    number: signal.Signals, tmp_path: Path, wholes: Wholes
+) -> None:
+    words = [*PRETRAIN, *LONGER, *TWO, "--trainer.strategy", "fsdp2"]
+    luck = random.Random(f"fsdp2 {number}")
+    times = interrupt_ranks(tmp_path, [*words, "--data.workers", "1", "--run", "cut"], 2, number, luck)
+    assert_goes_on(tmp_path / "runs/cut", wholes(words, 2), times)
+
+
 @pytest.mark.parametrize(
     ("kind", "processes", "workers", "number"),
     [

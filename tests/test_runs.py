@@ -109,6 +109,21 @@ def test_the_newest_run_that_has_a_checkpoint_counts(tmp_path: Path) -> None:
     assert own_checkpoint("a", tmp_path) == last
 
 
+def test_a_run_that_is_named_is_that_run_and_no_newer_one(tmp_path: Path) -> None:
+    best = touch(tmp_path / "a" / "best.ckpt")
+    touch(tmp_path / "a-2" / "best.ckpt")
+    assert own_checkpoint("a", tmp_path, exactly=True) == best
+
+
+def test_a_link_that_leads_nowhere_is_no_checkpoint(tmp_path: Path) -> None:
+    last = touch(tmp_path / "a" / "last.ckpt")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "last.ckpt").symlink_to(tmp_path / "gone.ckpt")
+    assert find_checkpoint("last.ckpt", tmp_path) == last
+    with pytest.raises(MapexError, match="There is no checkpoint"):
+        find_checkpoint("best.ckpt", tmp_path)
+
+
 def test_another_runs_checkpoint_is_not_ones_own(tmp_path: Path) -> None:
     touch(tmp_path / "other" / "best.ckpt")
     with pytest.raises(MapexError, match=r"no trained model of the run 'a'.*random weights are not evaluated.*--ckpt"):

@@ -21,6 +21,7 @@ from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.model.router import Assignment, Router
 from mapex_lightning.model.specialisation import Tally, added, mutual_information, shares, specialisation, tally
 from mapex_lightning.model.target import Error
+from mapex_lightning.precision import widest
 from mapex_lightning.tiles import Tiles
 
 VISIBLE = 0.25
@@ -49,11 +50,12 @@ def masked_errors(
     """
     generator = torch.Generator(_device(encoder)).manual_seed(seed)
     names = encoder.config.names
-    sums = torch.zeros(len(names), 2, dtype=torch.float64, device=_device(encoder))
+    device = _device(encoder)
+    sums = torch.zeros(len(names), 2, dtype=widest(device), device=device)
     with at_rest(encoder, decoder):
         for tiles in batches:
             for name, error in reconstruct(encoder, decoder, tiles, visible, generator).errors.items():
-                sums[names.index(name)] += torch.stack(error).double()
+                sums[names.index(name)] += torch.stack(error).to(sums.dtype)
     return {name: Error(*row) for name, row in zip(names, sums.unbind(), strict=True)}
 
 
@@ -90,7 +92,7 @@ def _look(router: Router, given: Sequence[Tensor], found: Assignment, tiles: int
     images = tally(found._replace(modality=tile * many + modality), tiles * many).hard
     owner = torch.arange(tiles * many, device=modality.device) % many
     seen = images.sum(1) > 0
-    return _Seen(own, torch.stack(told), torch.stack(kept).double(), images[seen], owner[seen])
+    return _Seen(own, torch.stack(told), torch.stack(kept).to(images.dtype), images[seen], owner[seen])
 
 
 def tallies(encoder: Encoder, batches: Iterable[Tiles]) -> dict[int, Tally]:

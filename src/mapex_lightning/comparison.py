@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mapex_lightning.errors import MapexError
 from mapex_lightning.model.encoder import Encoder
+from mapex_lightning.precision import widest
 from mapex_lightning.tiles import Tiles
 
 RUNS, WARM_UP = 15, 3
@@ -111,7 +112,8 @@ def compare(full: Encoder, pruned: Encoder, tiles: Tiles) -> Comparison:
     sensors = torch.stack(list(found.present.values())).sum(0)
     tiles = found.rows(sensors.nonzero()[:, 0])
     one = found.rows(sensors.argmax()[None])
-    before, after = full.eval().pooled(tiles).double(), pruned.eval().pooled(tiles).double()
+    before, after = (model.eval().pooled(tiles) for model in (full, pruned))
+    before, after = (vectors.to(widest(vectors.device)) for vectors in (before, after))
     cosine = F.cosine_similarity(before, after)
     times = in_turn(lambda: full.pooled(one), lambda: pruned.pooled(one))
     return Comparison(

@@ -117,7 +117,7 @@ def write_whole(
     Raises:
         MapexError: the folder cannot be written to or the disk is full; the old file is untouched.
     """
-    path = Path(path)
+    path = _named(path)
     beside = temporary(path)
     try:
         _make(path.parent)
@@ -140,7 +140,7 @@ def write_folder_whole(path: str | Path, writer: Callable[[Path], object]) -> No
     Raises:
         MapexError: the folder cannot be written to or the disk is full; the old one is untouched.
     """
-    path = Path(path)
+    path = _named(path)
     beside, old = temporary(path), temporary(path, OLD)
     try:
         _make(path.parent)
@@ -196,6 +196,18 @@ def remove(path: str | Path) -> None:
         raise MapexError(f"{path} could not be removed ({error}). Check whose it is, and remove it by hand.") from error
     if path.parent.is_dir():
         _sync_folder(path.parent)
+
+
+def _named(path: str | Path) -> Path:
+    """A path with a name of its own, beside which something can be written.
+
+    Raises:
+        MapexError: it has none, such as ``.`` or ``..``.
+    """
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise MapexError(f"What is written needs a name; found {path}, which is a folder that is there already.")
+    return path
 
 
 def _unwritten(path: Path, error: Exception) -> MapexError:

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import LONGEST, read_text
-from mapex_lightning.runs import BEST, LAST, METRICS, RUNS
+from mapex_lightning.runs import BEST, EVALUATIONS, LAST, METRICS, RUNS
 from mapex_lightning.settings import IDLE, SETTINGS, among, flat, read_settings
 from mapex_lightning.text import aligned, indented, one_line, visible
 
-FIGURES = ("test.json", "validate.json")
-"""What ``mapex test`` and ``mapex validate`` leave in a run folder."""
+FIGURES = tuple(f"{command}.json" for command in EVALUATIONS)
+"""What ``mapex test`` and ``mapex validate`` leave in a run folder, of the run's own model."""
 
 TAIL = 4096
 """Bytes at the end of the log in which its last line is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from mapex_lightning.errors import MapexError
@@ -16,6 +17,9 @@ UNASKED = "hpc_ckpt_"
 
 BEST, LAST, PRUNED = "best.ckpt", "last.ckpt", "pruned.ckpt"
 """The checkpoints in a run folder; its settings are `mapex_lightning.settings.SETTINGS`."""
+
+EVALUATIONS = ("test", "validate")
+"""Commands whose figures a run folder keeps: ``test.json`` of its own model, ``test-NAME.json`` of any other."""
 
 SHOWN = 8
 """How many checkpoints are named where one is not found; a folder may hold hundreds of runs."""
@@ -84,10 +88,10 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
     if path.exists():
         return path
     if path.name == str(wanted):
-        found = sorted(parent.glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
+        found = _newest_first(parent.glob(f"*/{path.name}"))
         if found:
-            return found[-1]
-    newest = sorted(parent.glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
+            return found[0]
+    newest = _newest_first(parent.glob("*/*.ckpt"))
     known = ", ".join(str(file) for file in newest[:SHOWN]) or f"none below {parent}/"
     more = f" and {len(newest) - SHOWN} older ones" if len(newest) > SHOWN else ""
     raise MapexError(
@@ -96,16 +100,30 @@ def find_checkpoint(wanted: str | Path, parent: Path = RUNS) -> Path:
     )
 
 
-def own_checkpoint(name: str, parent: Path = RUNS) -> Path:
-    """The best checkpoint that ``mapex fit`` wrote in the newest run of that name.
+def _newest_first(files: Iterable[Path]) -> list[Path]:
+    """Those that are there: a link may lead to nothing."""
+    return sorted((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, reverse=True)
+
+
+def model_of(folder: Path) -> Path | None:
+    """The checkpoint by which a run is judged: its best, else its last; None where it has neither."""
+    return next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+
+
+def own_checkpoint(name: str, parent: Path = RUNS, *, exactly: bool = False) -> Path:
+    """The model of the newest run of that name that has one.
+
+    Args:
+        name: of the run.
+        parent: the folder of run folders.
+        exactly: do not take ``name-2`` for a newer run of that name.
 
     Raises:
         MapexError: there is none; evaluating random weights is never what one wants.
     """
-    for folder in runs_of(name, parent):
-        for file in (BEST, LAST):
-            if (folder / file).is_file():
-                return folder / file
+    for folder in [parent / name] if exactly else runs_of(name, parent):
+        if model := model_of(folder):
+            return model
     raise MapexError(
         f"There is no trained model of the run {name!r} below {parent}/, and random weights are not evaluated. "
         "Give one with --ckpt PATH, or run mapex fit with this config first."

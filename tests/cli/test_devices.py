@@ -19,7 +19,14 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.train.sharded import FullySharded
 from tests.workshop import SMALL, TILES, trainer_of
 
-PLAIN = {"accelerator": "cpu", "devices": "auto", "num_nodes": 1, "strategy": "auto", "precision": None}
+PLAIN = {
+    "accelerator": "cpu",
+    "devices": "auto",
+    "num_nodes": 1,
+    "strategy": "auto",
+    "precision": None,
+    "val_check_interval": None,
+}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}
 BATCH = {"SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "1"}
 """What a batch script with two tasks knows, as Slurm 22.05 tells it."""
@@ -74,6 +81,9 @@ def test_what_goes_together_passes(changes: dict[str, Any], environment: dict[st
         ({"devices": 2}, TORCHRUN, ["4 processes in all", "--nnodes"]),
         ({"num_nodes": 2}, {}, ["trainer.num_nodes is 2", "NODE_RANK"]),
         ({"devices": 0}, {}, ["1 or more"]),
+        ({"devices": "cuda:0"}, {}, ["0,1", "found cuda:0", "trainer.accelerator"]),
+        ({"val_check_interval": "00:00:30:00"}, {}, ["number of batches", "found 00:00:30:00"]),
+        ({"val_check_interval": timedelta(minutes=30)}, {}, ["number of batches", "found 0:30:00"]),
         ({"devices": []}, {}, ["1 or more"]),
         ({"precision": "16-mixed"}, {}, ["needs a GPU", "bf16-mixed"]),
         ({"precision": 16}, {}, ["needs a GPU"]),
@@ -96,6 +106,14 @@ def test_a_gpu_that_is_not_there_gets_a_sentence(accelerator: str, monkeypatch: 
     monkeypatch.setattr("mapex_lightning.cli.devices.CUDAAccelerator.is_available", lambda: False)
     with pytest.raises(MapexError, match="finds no GPU here"):
         check(settings(accelerator=accelerator), {})
+
+
+@pytest.mark.parametrize("devices", ["auto", 1, 2])
+def test_tasks_that_see_a_gpu_each_are_told_to_see_all(devices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("mapex_lightning.cli.devices.CUDAAccelerator.is_available", lambda: True)
+    with pytest.raises(MapexError, match=r"sees a single GPU.*--gpus-per-node instead of --gpus-per-task"):
+        check(settings(accelerator="gpu", devices=devices), {**STEP, **TOLD})
 
 
 @pytest.mark.usefixtures("gpus")
@@ -149,6 +167,9 @@ def test_processes_wait_minutes_however_the_strategy_is_chosen(words: list[str],
 def test_the_minutes_can_be_set_and_a_map_waits_longer() -> None:
     assert strategy("fit", "--trainer.strategy", "ddp", "--timeout", "2.5")._timeout == timedelta(seconds=150)
     assert minutes("predict") == 60 > minutes("test") == minutes("fit")
+    for none in (float("nan"), float("inf")):
+        with pytest.raises(MapexError, match="number of minutes"):
+            set_timeout(none)
     with pytest.raises(MapexError, match="above 0"):
         set_timeout(0)
 

@@ -110,26 +110,31 @@ def test_the_encoder_to_begin_from_may_have_gone_where_it_was_given_with_ckpt(tm
 
 
 @pytest.mark.parametrize(
-    ("steps", "epochs", "stopped", "complete"),
+    ("steps", "epochs", "stopped", "least", "complete"),
     [
-        (-1, 2, 0, True),
-        (-1, 3, 0, False),
-        (10, -1, 0, True),
-        (11, -1, 0, False),
-        (11, 2, 0, True),
-        (-1, -1, 0, False),
-        (-1, 3, 2, True),
+        (-1, 2, 0, (None, None), True),
+        (-1, 3, 0, (None, None), False),
+        (10, -1, 0, (None, None), True),
+        (11, -1, 0, (None, None), False),
+        (11, 2, 0, (None, None), True),
+        (-1, -1, 0, (None, None), False),
+        (-1, 3, 2, (None, None), True),
+        (-1, 4, 2, (10, 2), True),
+        (-1, 4, 2, (None, 3), False),
+        (-1, 4, 2, (11, None), False),
     ],
 )
 def test_a_run_is_complete_after_its_steps_or_epochs_or_when_it_was_ended_early(
-    steps: int, epochs: int, stopped: int, complete: bool
+    steps: int, epochs: int, stopped: int, least: tuple[int | None, int | None], complete: bool
 ) -> None:
     checkpoint = {
         "global_step": 10,
         "loops": {"fit_loop": {"epoch_progress": {"current": {"processed": 2}}}},
         "callbacks": {"EarlyStopping": {"stopped_epoch": stopped}},
     }
-    assert is_complete(checkpoint, {"trainer.max_steps": steps, "trainer.max_epochs": epochs}) == complete
+    most = {"trainer.max_steps": steps, "trainer.max_epochs": epochs}
+    given = {**most, "trainer.min_steps": least[0], "trainer.min_epochs": least[1]}
+    assert is_complete(checkpoint, given) == complete
 
 
 def going_on(batches: int, world: int, size: int, accumulate: int) -> str | None:

@@ -70,6 +70,16 @@ def test_words_that_make_no_policy_are_refused_and_nothing_is_written(
     assert not list(saved.parent.glob("pruned*"))
 
 
+@pytest.mark.parametrize(
+    "out", ["two.safetensors", "two.json", "two.html", "two", "test.ckpt", "validate-s1.ckpt", "."]
+)
+def test_nothing_else_is_written_over(out: str, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in saved.parent.iterdir()}
+    assert main(["prune", "--ckpt", str(saved), "--keep", "s1", "--out", str(saved.parent / out)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in saved.parent.iterdir()} == before
+
+
 @pytest.mark.parametrize("more", [[], ["--size", "0.9", "--fallback", "merged"]])
 def test_without_tiles_it_needs_neither_lightning_nor_timm(more: list[str], saved: Path) -> None:
     light("prune", "--ckpt", str(saved), "--keep", "s1", *more)

@@ -179,6 +179,27 @@ def test_a_changed_request_is_refused_and_says_what_changed(
     assert everything(cut) == before
 
 
+def test_a_folder_that_lost_its_record_is_not_cut_into_again(
+    cut: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(cut, out, ignore=shutil.ignore_patterns(".*"))
+    before = everything(out)
+    assert main(words(place, out, "--seed", "3")) == 2
+    assert "another request, which differs in seed" in capsys.readouterr().err
+    assert everything(out) == before
+
+
+@pytest.mark.parametrize("text", ['{"bbox": [7, 46, 8, 47]}', "[]", "none of ours"])
+def test_another_programs_request_is_left_alone(
+    text: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "request.json").write_text(text)
+    assert main(words(place, tmp_path)) == 2
+    assert "holds no tiles of ours" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"request.json": text}
+
+
 def test_a_folder_of_other_things_is_left_alone(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +274,25 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     assert sentence in found
     assert "Traceback" not in found
     assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "holds no list of sensor blocks"),
+        ("data:", "holds no list of sensor blocks"),
+        ("data: [s1]", "no sensor 'thermal'"),
+        ("data: {modalities: 3}", "holds no list of sensor blocks"),
+        ("- {name: x, bands: , gsd: 10, unit: dB}", "bands"),
+        ("- {name: x, bands: 3, gsd: 10, unit: dB}", "bands"),
+    ],
+)
+def test_sensors_that_are_none_are_refused_in_a_sentence(
+    text: str, sentence: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    assert main([*words(place, tmp_path / "out"), "--sensors", str(tmp_path / "own.yaml")]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_masks_and_classes_belong_together(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_a_graph_for_onnx_gives_the_output_of_the_model(tmp_path: Path) -> None:
         tiles = only(tiles_of(encoder.config, count, seed=count), "s2")
         (found,) = session.run(None, {"s2": tiles.images["s2"].numpy()})
         assert deviation(torch.from_numpy(found), encoder.pooled(tiles)) < 1e-5
+
+
+def test_a_graph_that_gives_no_number_on_some_tiles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([1e-6, math.nan, 1e-6])
+    monkeypatch.setattr(graphs, "deviation", lambda *_: next(found, 1e-6))
+    checkpoint = checkpoint_of(encoder_of(config_of((0,))))
+    with pytest.raises(MapexError, match="deviates from the program by nan"):
+        write_graph(checkpoint, "a test", tmp_path / "out", "torch", size=16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_deviates_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,12 @@ def test_throughput_is_measured_even_in_an_epoch_shorter_than_the_interval(capsy
     assert "epoch 1/1  step 1/2  loss " in printed
     assert f"{throughput.latest:.0f} tiles/s  waiting {100 * throughput.waiting:.0f} %" in printed
     assert "val/loss " in printed
+
+
+def test_who_prints_nothing_does_not_wait_for_the_loss() -> None:
+    trainer: Any = SimpleNamespace(is_global_zero=False)
+    progress = PlainProgress(Throughput(), seconds=0.0)
+    progress.on_train_batch_end(trainer, Pretrain("nano", ["s1"]), {"loss": "not to be looked at"}, {}, 0)
 
 
 class Slow(Synthetic):

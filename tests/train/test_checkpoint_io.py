@@ -36,6 +36,14 @@ def tiles_in() -> TileData:
     return TileData([source], ["s1", "s2"], size=16, batch_size=4)
 
 
+def test_what_callbacks_keep_does_not_keep_the_file(tmp_path: Path) -> None:
+    kept = {"callbacks": {"Best": {"score": torch.tensor(0.5), "worse": [{"score": torch.tensor(0.7)}]}}}
+    WholeCheckpointIO().save_checkpoint({**checkpoint(1), **kept}, tmp_path / "a.ckpt")
+    found = WholeCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")["callbacks"]["Best"]
+    assert (found["score"], found["worse"][0]["score"]) == (torch.tensor(0.5), torch.tensor(0.7))
+    assert {value.untyped_storage().nbytes() for value in (found["score"], found["worse"][0]["score"])} == {4}
+
+
 def checkpoint(value: Any) -> dict[str, Any]:
     return {**checkpoint_of(encoder_of(config_of())), "epoch": value}
 

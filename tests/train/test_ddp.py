@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mapex_lightning.checkpoint import save, write
+from mapex_lightning.checkpoint import read, save, write
 from mapex_lightning.modality import Modality
 from mapex_lightning.pruning import prune
 from tests.builders import SENSORS, checkpoint_of, config_of, encoder_of, observe, seal, tiles_of
@@ -107,13 +107,24 @@ EVALUATE = ["--config", "synthetic.yaml", "--ckpt", "runs/synthetic/last.ckpt", 
 
 def test_two_ranks_evaluate_every_tile_once_and_find_the_figures_of_one(evaluated: Path) -> None:
     for command in ("test", "validate"):
-        one, two = (json.loads((evaluated / run / f"{command}.json").read_text()) for run in ("on1", "on2"))
+        one, two = (json.loads((evaluated / run / f"{command}-last.json").read_text()) for run in ("on1", "on2"))
         assert one.pop("ckpt") == two.pop("ckpt")
         assert two == pytest.approx(one, rel=1e-5)
     one, two = ((evaluated / run / "predictions" / "predictions.csv").read_text() for run in ("on1", "on2"))
     assert len(one.splitlines()) == 1 + 7
     assert two == one
     assert [path.name for path in (evaluated / "on2" / "predictions").iterdir()] == ["predictions.csv"]
+
+
+def test_ranks_of_which_one_sees_more_of_the_validation_save_within_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uneven = TILES.replace("val: 6", "val: 9")  # three batches of two on one rank, two on the other
+    words = ["fit", "--config", "pretrain.yaml", "--data.sets", uneven, *SMALL, "--data.batch_size", "2"]
+    words += ["--trainer.devices", "2", "--trainer.limit_val_batches", "0.75", "--save_minutes", "0"]
+    assert together(mapex, words) == [[0], [0]]
+    assert read(tmp_path / "runs/pretrain/last.ckpt")["global_step"] == 3
 
 
 def quiet() -> dict[str, str]:

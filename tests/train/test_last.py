@@ -105,6 +105,27 @@ def test_saves_within_an_epoch_change_nothing(whole: Path, monkeypatch: pytest.M
     assert_equal(Path("runs/often"), Path("runs/whole"))
 
 
+def test_a_minimum_of_epochs_goes_before_an_early_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    early = "[{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 1, min_delta: 1e9}}]"
+    words = [*PRETRAIN, "--trainer.callbacks", early, "--trainer.min_epochs", "3", "--trainer.max_epochs", "5"]
+    saved: list[int] = []
+    usual = Last._save
+
+    def counted(self: Last, trainer: pl.Trainer) -> None:
+        saved.append(trainer.global_step)
+        usual(self, trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Last, "_save", counted)
+        assert fit(*words, "--run", "whole") == 0
+    assert saved == [3, 6, 9]  # it would have stopped after 6
+    with moments(monkeypatch, Moment("training_step", "train", 7)):
+        assert fit(*words, "--run", "cut") == TRY_AGAIN
+    assert fit("--run", "cut") == 0
+    assert_equal(Path("runs/cut"), Path("runs/whole"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("pretrain", signal.SIGTERM), ("finetune", signal.SIGUSR1)])
 @pytest.mark.parametrize(

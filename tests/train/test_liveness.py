@@ -22,7 +22,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from mapex_lightning.checkpoint import read
 from mapex_lightning.errors import LostRank, MapexError
 from mapex_lightning.train import liveness
-from mapex_lightning.train.liveness import LAUNCHER, LocalRanks, from_another, state_of, watched_ranks
+from mapex_lightning.train.liveness import LAUNCHER, LocalRanks, from_another, state_of, take_over, watched_ranks
 from tests.disks import disk, fill
 from tests.workshop import elsewhere, trainer_of
 
@@ -47,9 +47,23 @@ def first_of(*others: subprocess.Popen[bytes]) -> Any:
     """A Trainer that has started other processes, as far as it is asked."""
     launcher = object.__new__(_SubprocessScriptLauncher)
     launcher.procs = list(others)
+    launcher.num_processes = 1 + len(others)
     strategy = SimpleNamespace(launcher=launcher, _timeout="0:05:00")
     kept = {"state": SimpleNamespace(fn="fit"), "default_root_dir": "runs/mine"}
     return SimpleNamespace(strategy=strategy, world_size=1 + len(others), global_rank=0, **kept)
+
+
+def test_processes_are_taken_over_when_all_have_been_started() -> None:
+    with sleeper() as one, sleeper() as other:
+        trainer = first_of(one, other)
+        launcher = trainer.strategy.launcher
+        launcher.procs, started = [one], [one, other]
+        observed = launcher.procs
+        assert take_over(trainer) == []
+        assert observed == launcher.procs == [one]
+        launcher.procs.append(other)
+        assert take_over(trainer) == started == launcher.procs
+        assert observed == []
 
 
 @pytest.fixture(autouse=True)

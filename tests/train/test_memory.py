@@ -28,6 +28,9 @@ CUDA = (
 )
 
 
+GPU = torch.device("cuda", 0)
+
+
 def data_of(**settings: Any) -> TileData:
     return TileData([world()], ["s1", "s2"], **({"size": 8, "batch_size": 64} | settings))
 
@@ -72,7 +75,7 @@ def test_any_other_error_passes() -> None:
 
 def on_a_gpu(precision: str = "32-true", fn: str = "fit") -> Any:
     """What is asked of a Trainer, as if it had a GPU."""
-    strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
+    strategy = SimpleNamespace(root_device=GPU)
     return SimpleNamespace(
         strategy=strategy, precision=precision, accumulate_grad_batches=2, state=SimpleNamespace(fn=fn)
     )
@@ -90,13 +93,21 @@ def test_a_full_gpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize("said", [os.strerror(errno.ENOMEM), "Unable to allocate 3.1 GiB for an array", ""])
+def test_beside_a_gpu_the_machine_can_run_out_too(said: str) -> None:
+    told = sentence(said, on_a_gpu(), Pretrain("nano", ["s1"]), data_of(workers=8))
+    assert told.startswith("The memory of the machine ran out")
+    assert "data.workers fewer than 8" in told
+    assert "bf16" not in told
+
+
 def test_only_what_can_be_changed_is_advised() -> None:
     pretrain = Pretrain("nano", ["s1"])
-    assert "bf16" not in " ".join(remedies(on_a_gpu("bf16-mixed"), pretrain, data_of()))
-    assert "batch_size" not in " ".join(remedies(on_a_gpu(), pretrain, data_of(batch_size=1)))
-    assert remedies(on_a_gpu("bf16-mixed", "test"), pretrain, data_of()) == ["data.batch_size 32"]
+    assert "bf16" not in " ".join(remedies(GPU, on_a_gpu("bf16-mixed"), pretrain, data_of()))
+    assert "batch_size" not in " ".join(remedies(GPU, on_a_gpu(), pretrain, data_of(batch_size=1)))
+    assert remedies(GPU, on_a_gpu("bf16-mixed", "test"), pretrain, data_of()) == ["data.batch_size 32"]
     tuned = FineTune("nano", "multiclass", ["a", "b"], ["s1"])
-    assert "pruned to fewer sensors" in " ".join(remedies(on_a_gpu(), tuned, data_of()))
+    assert "pruned to fewer sensors" in " ".join(remedies(GPU, on_a_gpu(), tuned, data_of()))
 
 
 LITTLE = """

@@ -142,12 +142,13 @@ def test_every_kind_of_training_stays_close_to_that_of_whole_weights(settings: d
     assert shared["steps"] == whole["steps"] == 2
 
 
-def test_the_fsdp_config_trains_on_after_the_first_process_has_drawn_pictures(
+def test_the_fsdp_config_saves_within_a_validation_and_trains_on_after_the_first_process_has_drawn_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["--config", "pretrain.yaml", "--config", "fsdp.yaml", "--data.sets", TILES, "--data.workers", "0", *SMALL]
-    words += ["--trainer.devices", "2", "--trainer.max_epochs", "2"]
+    words = ["--config", "pretrain.yaml", "--config", "fsdp.yaml", "--data.workers", "0", *SMALL]
+    words += ["--data.sets", TILES.replace("val: 6", "val: 8"), "--trainer.devices", "2", "--trainer.max_epochs", "2"]
+    words += ["--save_minutes", "0"]  # also after the last batch of a validation, just before the pictures
     assert together(mapex, ["fit", *words]) == [[0]] * 2
     assert (tmp_path / "runs/pretrain/routing.csv").is_file()
     assert read(tmp_path / "runs/pretrain/last.ckpt")["global_step"] == 2

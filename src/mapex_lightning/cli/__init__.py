@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -15,7 +16,7 @@ from mapex_lightning.cli.sentences import sentence_of
 from mapex_lightning.cli.starting import RUN_FOLDER, begun, check_processes
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep
-from mapex_lightning.runs import LAST
+from mapex_lightning.runs import LAST, model_of
 from mapex_lightning.train.base import MapexModule, shape_of
 from mapex_lightning.train.callbacks import write_results
 from mapex_lightning.train.compiled import check_compiler, compile_in_place
@@ -140,8 +141,19 @@ def _figures(cli: MapexCLI, command: str) -> None:
     if command == "test" and isinstance(cli.model, Pretrain):
         raise MapexError("Pre-training has no test; see its loss on held-out tiles with mapex validate.")
     evaluate = cli.trainer.test if command == "test" else cli.trainer.validate
+    evaluated = cli.config.model.init_args.encoder
     figures = evaluate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
         for name, value in figures.items():  # before they are written, which may fail
             print(f"  {name:24s}{value:.4f}", flush=True)
-        write_results(cli.folder / f"{command}.json", {"ckpt": cli.config.model.init_args.encoder, **figures})
+        write_results(_figures_file(cli.folder, command, Path(evaluated)), {"ckpt": evaluated, **figures})
+
+
+def _figures_file(folder: Path, command: str, evaluated: Path) -> Path:
+    """Where figures go: those of a run are those of its own model, and of any other they stand beside."""
+    own = model_of(folder)
+    if own is not None and own.resolve() == evaluated.resolve():
+        return folder / f"{command}.json"
+    file = folder / f"{command}-{evaluated.stem}.json"
+    print(f"figures: {file}", flush=True)
+    return file

@@ -113,7 +113,8 @@ class MapexCLI(LightningCLI):
                 say(f"starting from the encoder of {find_checkpoint(encoder)}")
         else:
             self.outputs.check(scene=self.command == "predict" and self.config.data.scene is not None)
-            path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name)
+            exactly = self.config.run is not None
+            path = find_checkpoint(self.config.ckpt) if self.config.ckpt else own_checkpoint(name, exactly=exactly)
             self._evaluate(path)
             self.start = Start(RUNS / name if self.config.run or not self._inside_runs(path) else path.parent)
 

@@ -17,6 +17,9 @@ from mapex_lightning.train.sharded import NAME, PRECISIONS, TIMEOUT, FullySharde
 PATIENT = {"predict": timedelta(minutes=60)}
 """Commands that wait longer than `TIMEOUT`: a map is put together by the first process when the slowest is done."""
 
+LONGEST = 60 * 24 * 365
+"""Minutes that anybody may want to wait."""
+
 INTERACTIVE = ("bash", "interactive")
 """Names of Slurm jobs in which a person types, and commands are not started by srun."""
 
@@ -32,8 +35,8 @@ def set_timeout(minutes: float) -> None:
     Raises:
         MapexError: no time is left to wait.
     """
-    if minutes <= 0:
-        raise MapexError(f"--timeout is a number of minutes above 0; found {minutes:g}.")
+    if not 0 < minutes <= LONGEST:  # NaN is none either
+        raise MapexError(f"--timeout is a number of minutes above 0, at most {LONGEST:,}; found {minutes:g}.")
     timeout = timedelta(minutes=minutes)
     StrategyRegistry.register(NAME, FullySharded, "weights shared out over the processes", override=True)
     for entry in StrategyRegistry.values():
@@ -49,8 +52,11 @@ def check(settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
     """
     kind = _kind(settings["accelerator"])
     _check_strategy(settings, kind)
+    _check_interval(settings["val_check_interval"])
     if kind not in ("cpu", "cuda"):
         return
+    if kind == "cuda":
+        _check_binding(environment)
     devices, nodes = _count(settings["devices"], kind), int(settings["num_nodes"] or 1)
     if "TORCHELASTIC_RUN_ID" in environment:
         _check_launched("torchrun", "--nproc-per-node", _launched(environment, "LOCAL_WORLD_SIZE"), devices)
@@ -66,6 +72,25 @@ def check(settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         raise MapexError(
             f"trainer.num_nodes is {nodes}, and this process knows neither where the others are nor its own number. "
             "Start mapex on every node by srun or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK."
+        )
+
+
+def _check_interval(interval: Any) -> None:
+    """Each process would go by its own clock, and a run that goes on would pass over a validation."""
+    if interval is not None and not isinstance(interval, int | float):
+        raise MapexError(
+            f"trainer.val_check_interval is a number of batches (1000) or a share of an epoch (0.25); found {interval}."
+        )
+
+
+def _check_binding(environment: Mapping[str, str]) -> None:
+    """Lightning wants every task of a node to see all of its GPUs, and takes the one of its own number."""
+    tasks = _launched(environment, "SLURM_NTASKS_PER_NODE") or 1
+    if tasks > 1 and "SLURM_STEP_ID" in environment and torch.cuda.device_count() == 1:
+        raise MapexError(
+            f"Slurm starts {tasks} tasks per node, and this one sees a single GPU. Where the node has more, all tasks "
+            "must see all of them: ask for --gpus-per-node instead of --gpus-per-task, or give srun --gpu-bind=none. "
+            "Where it has one, --ntasks-per-node=1."
         )
 
 
@@ -87,7 +112,13 @@ def _count(devices: Any, kind: str) -> int:
     there = torch.cuda.device_count() if kind == "cuda" else 1
     if devices in ("auto", -1, "-1"):
         return there
-    asked = [int(part) for part in devices.split(",") if part.strip()] if isinstance(devices, str) else devices
+    try:
+        asked = [int(part) for part in devices.split(",") if part.strip()] if isinstance(devices, str) else devices
+    except ValueError as error:
+        raise MapexError(
+            f"trainer.devices is how many (2), which ones (0,1), or auto; found {devices}. Whether they are GPUs is "
+            "trainer.accelerator."
+        ) from error
     if isinstance(asked, list) and isinstance(devices, str) and "," not in devices:
         (asked,) = asked  # one number in quotes is still how many
     count, needed = (asked, asked) if isinstance(asked, int) else (len(asked), max(asked, default=-1) + 1)

@@ -18,7 +18,7 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs
 from mapex_lightning.train.pretrain import Pretrain
 
-LIGHTNINGS = ("Early stopping conditioned on metric", "`val_check_interval`")
+LIGHTNINGS = ("Early stopping conditioned on metric", "`val_check_interval`", "You selected an invalid", "You set `")
 """How errors of Lightning begin that are about a setting, and have no kind of their own."""
 
 REFUSED = "Does not validate against any of the Union subtypes"

@@ -169,7 +169,8 @@ def is_complete(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> b
             raise TypeError(name)
         done = done[name]
     if any(state.get("stopped_epoch") for state in checkpoint["callbacks"].values()):  # EarlyStopping
-        return True
+        least = settings["trainer.min_steps"] or 0, settings["trainer.min_epochs"] or 0
+        return bool(checkpoint["global_step"] >= least[0] and done >= least[1])
     return (steps not in (None, -1) and checkpoint["global_step"] >= steps) or (
         epochs not in (None, -1) and done >= epochs
     )

@@ -38,7 +38,6 @@ THEIRS = (
     callbacks.DeviceStatsMonitor,
     callbacks.EarlyStopping,
     callbacks.EMAWeightAveraging,
-    callbacks.GradientAccumulationScheduler,
     callbacks.LearningRateMonitor,
     callbacks.ModelCheckpoint,
     callbacks.ModelSummary,
@@ -63,7 +62,8 @@ THEIRS = (
 Left out: what calls functions that it is given (LambdaCallback, ModelPruning, BackboneFinetuning, ThroughputMonitor);
 what reads files that it finds (OnExceptionCheckpoint, SpikeDetection, BatchSizeFinder, LearningRateFinder); loggers
 that send figures away (wandb, MLflow, Comet, Neptune); DeepSpeed, whose checkpoints are pickles; and plugins, which
-would take the place of the safe reading and writing of checkpoints.
+would take the place of the safe reading and writing of checkpoints. GradientAccumulationScheduler changes how many
+steps an epoch has, by which schedules and runs that go on would go wrong.
 """
 
 OPTION = "--trust"

@@ -18,7 +18,7 @@ from mapex_lightning.model.config import EncoderConfig
 from mapex_lightning.pruning import Policy, Report, prune
 from mapex_lightning.pruning.choice import Fallback, Rule, Score
 from mapex_lightning.report import pruning_maps, pruning_page
-from mapex_lightning.runs import PRUNED, find_checkpoint
+from mapex_lightning.runs import EVALUATIONS, PRUNED, find_checkpoint
 
 if TYPE_CHECKING:
     from mapex_lightning.comparison import Comparison  # with timm behind it, which takes seconds to import
@@ -45,8 +45,7 @@ def run(words: Sequence[str]) -> None:
     source = find_checkpoint(known.ckpt)
     keep = tuple(name.strip() for name in known.keep.split(",") if name.strip())
     out = known.out or source.with_name(PRUNED)
-    if out.resolve() == source.resolve():
-        raise MapexError(f"--out {out} is the checkpoint to prune itself; give another file.")
+    _check_out(out, source)
     checkpoint = read(source)
     policy = _policy(known, describe(checkpoint).encoder)
     if settings:
@@ -55,6 +54,26 @@ def run(words: Sequence[str]) -> None:
         finish(source, out, on_tiles.pruned(source, keep, policy, settings))
     else:
         finish(source, out, (*prune(checkpoint, keep, policy), None))
+
+
+def _check_out(out: Path, source: Path) -> None:
+    """Makes sure that nothing else is written over.
+
+    Raises:
+        MapexError: something would be.
+    """
+    if out.resolve() == source.resolve():
+        raise MapexError(f"--out {out} is the checkpoint to prune itself; give another file.")
+    if out.suffix != Path(PRUNED).suffix:
+        raise MapexError(
+            f"--out is a file that ends in {Path(PRUNED).suffix}, and the report stands beside it; found {out}. For "
+            "safetensors, write the checkpoint and then mapex export --ckpt it --to safetensors."
+        )
+    if out.stem.partition("-")[0] in EVALUATIONS:
+        raise MapexError(
+            f"--out {out} would have its report in {out.with_suffix('.json').name}, where the figures of a run are "
+            "kept. Give another name."
+        )
 
 
 def _policy(known: argparse.Namespace, config: EncoderConfig) -> Policy:

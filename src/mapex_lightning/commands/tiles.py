@@ -146,8 +146,8 @@ def _described(path: Path) -> tuple[dict[str, Modality], list[Modality]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise MapexError(f"--sensors {path} cannot be read as YAML ({why}). Give a list of sensor blocks.") from error
-    if isinstance(found, Mapping):
-        found = found.get("data", found).get("modalities")
+    for key in ("data", "modalities"):
+        found = found.get(key, found) if isinstance(found, Mapping) else found
     if not isinstance(found, list):
         raise MapexError(f"--sensors {path} holds no list of sensor blocks with name, bands, gsd and unit.")
     blocks = [block for block in found if isinstance(block, Mapping)]
@@ -158,7 +158,8 @@ def _described(path: Path) -> tuple[dict[str, Modality], list[Modality]]:
 
 def _standing_in(block: Mapping[str, Any]) -> dict[str, list[float]]:
     """Numbers in place of statistics that a block leaves out."""
-    return {field: [value] * len(block.get("bands", ())) for field, value in UNKNOWN.items()}
+    bands = block.get("bands")
+    return {field: [value] * (len(bands) if isinstance(bands, list) else 0) for field, value in UNKNOWN.items()}
 
 
 def _files(words: Iterable[str]) -> dict[str, list[Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +88,7 @@ class TileData(LightningDataModule):
             raise MapexError(f"data.draws is a number of tiles per epoch and needs data.weights; found {draws}.")
         if (shots is not None and shots < 1) or seed < 0:
             raise MapexError(f"data.shots is 1 or more and data.seed 0 or more; found {shots} and {seed}.")
-        if timeout < 0:
+        if not 0 <= timeout < math.inf:  # NaN is none either
             raise MapexError(f"data.timeout is a number of minutes, or 0 to wait for ever; found {timeout:g}.")
         if size < 1 or batch_size < 1 or workers < 0:
             raise MapexError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
@@ -73,8 +74,8 @@ class Export:
 
     @property
     def deviation(self) -> float:
-        """The largest of all checks."""
-        return max(check.deviation for check in self.checks)
+        """The largest of all checks; NaN, which is larger than any limit, where one of them is."""
+        return float(np.max([check.deviation for check in self.checks]))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mapex_lightning.model.router import Assignment
+from mapex_lightning.precision import widest
 
 
 def entropy(probability: Tensor) -> Tensor:
@@ -52,17 +53,18 @@ class Tally(NamedTuple):
 
 
 def tally(assignment: Assignment, modalities: int) -> Tally:
-    """What one batch adds to the tables of a mixture, in float64.
+    """What one batch adds to the tables of a mixture, in the widest fractions that the device has.
 
     Args:
         assignment: of the mixture.
         modalities: M.
     """
     here = assignment.present
-    member = F.one_hot(assignment.modality[here], modalities).double()
-    probability = assignment.logits[here].double().softmax(-1)
+    wide = widest(here.device)
+    member = F.one_hot(assignment.modality[here], modalities).to(wide)
+    probability = assignment.logits[here].to(wide).softmax(-1)
     # A disallowed expert can fill up top-k; its gate is 0 and nobody used it.
-    used = (assignment.weight[here] > 0).double()
+    used = (assignment.weight[here] > 0).to(wide)
     chosen = torch.zeros_like(probability).scatter_add(1, assignment.expert[here], used)
     return Tally(member.T @ chosen, member.T @ probability, member.T @ entropy(probability), member.sum(0))
 
@@ -74,7 +76,7 @@ def added(tallies: Iterable[Tally]) -> Tally:
 
 def shares(table: Tensor) -> Tensor:
     """The distribution of experts of each modality: (M, E) to rows that sum to 1; zeros for one without tokens."""
-    table = table.double()
+    table = table.to(widest(table.device))
     return table / table.sum(1, keepdim=True).clamp(min=torch.finfo(table.dtype).tiny)
 
 

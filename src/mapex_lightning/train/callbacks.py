@@ -127,7 +127,7 @@ class PlainProgress(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A line when it is time."""
-        if time.monotonic() - self.printed > self.seconds:
+        if trainer.is_global_zero and time.monotonic() - self.printed > self.seconds:  # to look at a loss waits for it
             self._line(trainer, pl_module, float(outputs["loss"]) * trainer.accumulate_grad_batches)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -141,8 +141,6 @@ class PlainProgress(Callback):
         self.printed = 0.0
 
     def _line(self, trainer: pl.Trainer, module: pl.LightningModule, loss: float) -> None:
-        if not trainer.is_global_zero:
-            return
         self.printed = time.monotonic()
         shown = self.throughput.shown()
         rate = f"  {shown['tiles/s']} tiles/s  waiting {shown['waiting']}" if shown else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from mapex_lightning.checkpoint import read, write
 from mapex_lightning.files import remove
@@ -32,7 +33,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             MapexError: see `mapex_lightning.checkpoint.read`.
         """
-        return read(Path(path))
+        found = read(Path(path))
+        return found | {name: _apart(found[name]) for name in ("callbacks",) if name in found}
 
     def remove_checkpoint(self, path: Any) -> None:
         """Removes a checkpoint beside those that were written, and nothing else.
@@ -46,3 +48,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         ours = path.resolve().parent in self._folders and path.suffix == ".ckpt"
         if (ours or path.is_dir()) and not path.is_symlink():
             remove(path)
+
+
+def _apart(value: Any) -> Any:
+    """The same with tensors of its own: one that a callback keeps would keep the whole file, which is mapped."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _apart(inner) for key, inner in value.items()}
+    return [_apart(inner) for inner in value] if isinstance(value, list) else value

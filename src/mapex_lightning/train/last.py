@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch import distributed
 
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.errors import MapexError
@@ -21,6 +22,7 @@ from mapex_lightning.signals import told_to_stop
 from mapex_lightning.train.callbacks import data_of
 from mapex_lightning.train.log import lengths
 from mapex_lightning.train.preemption import leave
+from mapex_lightning.train.ranks import Later
 
 GO_ON, SAVE, STOP = range(3)
 """What a process may want between two steps; the largest wish of all of them is done."""
@@ -60,6 +62,7 @@ class Last(Checkpoint):
             raise MapexError(f"--save_minutes is a number of minutes, 0 to save after every step; found {minutes:g}.")
         self.path, self.minutes, self.named = path, minutes, named
         self.due = math.inf
+        self._asked: Later | None = None
         self.before_validation = False
         self.amid = False
 
@@ -90,7 +93,11 @@ class Last(Checkpoint):
         """
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
-        over, trainer.should_stop = trainer.should_stop, trainer.should_stop and trainer.is_last_batch
+        self.amid = False
+        if trainer.should_stop and not loop._can_stop_early:  # min_epochs and min_steps come first
+            over = False
+        else:
+            over, trainer.should_stop = trainer.should_stop, trainer.should_stop and trainer.is_last_batch
         if (
             (batch_idx + 1) % trainer.accumulate_grad_batches
             or trainer.is_last_batch
@@ -98,17 +105,22 @@ class Last(Checkpoint):
             or loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         ):
             return
-        self.amid = trainer.should_stop = over
         if over:
+            self.amid = trainer.should_stop = True
             self._save(trainer)
-        self._obey(trainer)
+        if trainer.world_size == 1:
+            self._obey(trainer, self._wish())
+            return
+        asked, self._asked = self._asked, None
+        self._obey(trainer, int(asked.read()) if asked else GO_ON)
+        self._asked = self._ask(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before a validation."""
         begun = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         if begun.ready != begun.completed:  # from a checkpoint that was written here
             begun.reset()
-        self._obey(trainer)
+        self._obey(trainer, self._vote(trainer))
 
     def on_validation_batch_end(
         self,
@@ -120,10 +132,10 @@ class Last(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """A validation may be long: what is kept is the state before it."""
-        loader = trainer.val_dataloaders
+        loader, limit = trainer.val_dataloaders, trainer.limit_val_batches
         assert isinstance(loader, EpochLoader)
-        if batch_idx < loader.common:
-            self._obey(trainer)
+        if batch_idx < int(loader.common * (limit if isinstance(limit, float) else 1.0)):
+            self._obey(trainer, self._vote(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After an epoch, and after the best model was kept: checkpoints are the last to be called, in their order."""
@@ -149,9 +161,8 @@ class Last(Checkpoint):
             progress = {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
             checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = progress
 
-    def _obey(self, trainer: pl.Trainer) -> None:
+    def _obey(self, trainer: pl.Trainer, wish: int) -> None:
         """Does what the processes want."""
-        wish = self._vote(trainer)
         if wish == STOP and trainer.sanity_checking:
             self._leave(trainer, "stopped before the first step")
         if wish == GO_ON or trainer.sanity_checking:
@@ -165,11 +176,24 @@ class Last(Checkpoint):
         if wish == STOP:
             self._leave(trainer)
 
+    def _wish(self) -> int:
+        """What this process wants."""
+        return STOP if told_to_stop() else SAVE if time.monotonic() >= self.due else GO_ON
+
     def _vote(self, trainer: pl.Trainer) -> int:
-        wish = STOP if told_to_stop() else SAVE if time.monotonic() >= self.due else GO_ON
-        if trainer.world_size == 1:
-            return wish
-        return int(trainer.strategy.reduce(torch.tensor(wish, device=trainer.strategy.root_device), reduce_op="max"))
+        """What all want; they wait for each other."""
+        self._asked = None
+        return self._wish() if trainer.world_size == 1 else int(self._ask(trainer).read())
+
+    def _ask(self, trainer: pl.Trainer) -> Later:
+        """Asks all what they want. Between two steps nobody waits for the answer, which is read after the next one.
+
+        The device has only just been given the step, and the host would wait for all of it. That is also why the number
+        is made there: to copy it would wait, too, and so does a strategy's own ``reduce``.
+        """
+        wish = torch.full((), float(self._wish()), device=trainer.strategy.root_device)
+        distributed.all_reduce(wish, distributed.ReduceOp.MAX)
+        return Later(wish)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)

@@ -190,8 +190,8 @@ def take_over(trainer: pl.Trainer) -> list[subprocess.Popen[Any]]:
     in the middle of a sentence. It has no switch for that; here it gets an empty list of them.
     """
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return []
+    if not isinstance(launcher, _SubprocessScriptLauncher) or len(launcher.procs) < launcher.num_processes - 1:
+        return []  # it has not started all of them yet
     watched, launcher.procs = launcher.procs, list(launcher.procs)  # to the latter it forwards signals
     watched.clear()
     return list(launcher.procs)

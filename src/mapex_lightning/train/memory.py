@@ -23,6 +23,9 @@ SIGNS = re.compile(
 )
 """What allocators say: those of CUDA and its libraries, of MPS, of the CPU, of NumPy and of the system."""
 
+ON_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|HIP|MPS")
+"""What they say of a GPU's. That of the machine can run out beside one: processes that read tiles take it."""
+
 WANTED = re.compile(r"(?:[Tt]ried to allocate|[Uu]nable to allocate) ([\d.]+ ?\w+)")
 
 
@@ -60,7 +63,7 @@ def sentence(found: str, trainer: pl.Trainer, model: MapexModule, data: TileData
         model: what it trains.
         data: on what.
     """
-    device = trainer.strategy.root_device
+    device = trainer.strategy.root_device if ON_GPU.search(found) else torch.device("cpu")
     where = {"cuda": f"the GPU {device}", "mps": "the GPU"}.get(device.type, "the machine")
     wanted = WANTED.search(found)
     asked = f" when {_said(wanted[1])} more were asked for" if wanted else ""
@@ -72,20 +75,27 @@ def sentence(found: str, trainer: pl.Trainer, model: MapexModule, data: TileData
     )
     return (
         f"The memory of {where} ran out{asked}: {used(device)}. It was used for {settings}. What was written before is "
-        f"whole. To need less, from what costs least: {'; '.join(remedies(trainer, model, data))}."
+        f"whole. To need less, from what costs least: {'; '.join(remedies(device, trainer, model, data))}."
     )
 
 
-def remedies(trainer: pl.Trainer, model: MapexModule, data: TileData) -> list[str]:
-    """What to change, from what costs least; only what can be changed."""
+def remedies(device: torch.device, trainer: pl.Trainer, model: MapexModule, data: TileData) -> list[str]:
+    """What to change, from what costs least; only what can be changed.
+
+    Args:
+        device: whose memory ran out.
+        trainer: how it trains.
+        model: what it trains.
+        data: on what.
+    """
     fits, size = trainer.state.fn == "fit", data.batch_size
     half = f"data.batch_size {size // 2}"
     if fits:
         half += f" with trainer.accumulate_grad_batches {2 * trainer.accumulate_grad_batches}, which learns the same"
     found = [half] if size > 1 else []
-    if trainer.precision == "32-true" and trainer.strategy.root_device.type != "cpu":
+    if trainer.precision == "32-true" and device.type != "cpu":
         found.append("trainer.precision bf16-mixed")
-    if data.workers and trainer.strategy.root_device.type == "cpu":
+    if data.workers and device.type == "cpu":
         found.append(f"data.workers fewer than {data.workers}")
     if fits:
         found.append("a smaller data.size")

@@ -20,6 +20,7 @@ from torchmetrics.classification import (
 )
 
 from mapex_lightning.data.tileset import Task
+from mapex_lightning.precision import widest
 from mapex_lightning.tiles import IGNORED
 
 
@@ -34,7 +35,8 @@ class MeanIoU(MulticlassConfusionMatrix):
 
     def compute(self) -> Tensor:
         """A scalar."""
-        confusion = super().compute().double()
+        confusion = super().compute()
+        confusion = confusion.to(widest(confusion.device))
         hit = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hit
         return (hit[union > 0] / union[union > 0]).mean().float()

@@ -28,9 +28,10 @@ from torch import Tensor, distributed, nn
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
+from mapex_lightning.precision import widest
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import MapexModule, tiles_of
-from mapex_lightning.train.ranks import every_rank, several
+from mapex_lightning.train.ranks import Later, every_rank, several
 
 MOST = 3
 """So many steps in a row that are skipped end the run."""
@@ -49,25 +50,6 @@ class SkippedStepWarning(UserWarning):
     """A step was skipped, since its loss or gradients were not finite."""
 
 
-class _Later:
-    """A number on the device, of which a copy goes to the host while the latter goes on."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.event: torch.cuda.Event | None = None
-        self.value = value
-        if value.device.type == "cuda":
-            self.value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            self.value.copy_(value, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
-
-    def read(self) -> bool:
-        """Whether it is not 0. Long done where the host has waited for a later number in between."""
-        if self.event is not None:
-            self.event.synchronize()
-        return bool(self.value)
-
-
 class _Part(NamedTuple):
     """A batch of those that share a step.
 
@@ -77,7 +59,7 @@ class _Part(NamedTuple):
     """
 
     tiles: Tiles
-    bad: _Later
+    bad: Later
 
 
 class _Step(NamedTuple):
@@ -91,7 +73,7 @@ class _Step(NamedTuple):
 
     number: int
     parts: list[_Part]
-    skipped: _Later
+    skipped: Later
 
 
 class SkipNonFinite(Callback):
@@ -145,7 +127,7 @@ class SkipNonFinite(Callback):
         bad = ~loss.detach().isfinite()
         loss.register_hook(lambda gradient: gradient.masked_fill(bad, torch.nan))
         self._vote = bad.float() if self._vote is None else torch.maximum(self._vote, bad.float())
-        self._parts.append(_Part(self._tiles, _Later(bad)))
+        self._parts.append(_Part(self._tiles, Later(bad)))
         taken = 0
         for number, part in reversed(list(enumerate(self._parts))):
             taken += sum(image.nbytes for image in part.tiles.images.values())
@@ -164,7 +146,7 @@ class SkipNonFinite(Callback):
         for value, before in self._before:
             value.copy_(torch.where(skipped.bool(), before, value))
         self._steps = trainer.global_step
-        self._step, self._parts = _Step(self._steps - 1, self._parts, _Later(skipped)), []
+        self._step, self._parts = _Step(self._steps - 1, self._parts, Later(skipped)), []
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The last step has no next one."""
@@ -267,7 +249,8 @@ def strangest(tiles: Tiles, modalities: Sequence[Modality]) -> dict[int, tuple[f
     for modality in modalities:
         if modality.name not in tiles.images:
             continue
-        image = tiles.images[modality.name].double()
+        image = tiles.images[modality.name]
+        image = image.to(widest(image.device))
         mean, std = (image.new_tensor(values)[:, None, None] for values in (modality.mean, modality.std))
         far = ((image - mean) / std).abs().nan_to_num(0.0, 0.0, 0.0)
         far = far.masked_fill(~tiles.present[modality.name][:, None, None, None], 0.0).flatten(1)

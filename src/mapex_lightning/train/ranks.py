@@ -6,9 +6,33 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from torch import distributed
+import torch
+from torch import Tensor, distributed
 
 Found = TypeVar("Found")
+
+
+class Later:
+    """A number on the device, of which a copy goes to the host while the latter goes on.
+
+    Args:
+        value: a scalar.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        self._value = value
+        if value.device.type == "cuda":
+            self._value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def read(self) -> float:
+        """The number. Long there where the host has waited for a later one in between."""
+        if self._done is not None:
+            self._done.synchronize()
+        return float(self._value)
 
 
 def several() -> bool:

@@ -52,6 +52,7 @@ class FullySharded(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timeout,
         )
+        self._gathered = False
 
     def setup_environment(self) -> None:
         """All processes share the weights out; Lightning's default would be to share them out per node."""
@@ -71,9 +72,11 @@ class FullySharded(ModelParallelStrategy):
         for part in self._parts():
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
+        self._gathered = True
 
     def on_validation_end(self) -> None:
         """Keeps but a share again."""
+        self._gathered = False
         for part in self._parts():
             part.reshard()
             # The outermost module, whose weights the backward pass wants first, would only gather them again.
@@ -82,6 +85,13 @@ class FullySharded(ModelParallelStrategy):
     def _parts(self) -> list[FSDPModule]:
         assert self.model is not None
         return [part for part in self.model.modules() if isinstance(part, FSDPModule)]
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights as one process would have them, on the first; to ask for them shares them out again."""
+        state = super().lightning_module_state_dict()
+        if self._gathered:  # a save within a validation
+            self.on_validation_start()
+        return state
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The state of an optimiser as one process would have it; on all but the first process without its tensors."""

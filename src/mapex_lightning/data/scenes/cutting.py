@@ -225,19 +225,28 @@ def _claim(out: Path, request: Mapping[str, Any]) -> None:
     file, text = out / REQUEST, json.dumps(request, indent=2, sort_keys=True) + "\n"
     if out.exists() and not out.is_dir():
         raise MapexError(f"Tiles go into a folder, and {out} is a file; give another --out.")
-    if not file.exists() and out.exists() and any(out.iterdir()):
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    earlier, now = _earlier(file) if there else {}, json.loads(text)
+    if there and not earlier:
         raise MapexError(f"{out} is not empty and holds no tiles of ours. Give another --out.")
-    if not file.exists() or not any((out / ROWS).glob("*.json")):  # nothing was cut yet
+    if there <= {REQUEST, ROWS} and not any((out / ROWS).glob("*.json")):  # nothing was cut yet
         write_text(file, text)
         return
-    earlier = json.loads(file.read_text(encoding="utf-8"))
-    now = json.loads(text)
     changed = sorted(key for key in {*earlier, *now} if earlier.get(key) != now.get(key))
     if changed:
         raise MapexError(
             f"{out} holds tiles of another request, which differs in {', '.join(changed)} (see {file}). "
             "Give another --out, or remove the folder."
         )
+
+
+def _earlier(file: Path) -> dict[str, Any]:
+    """The request of an earlier call; nothing where the file is missing or another program's."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "mapex" in found else {}
 
 
 def _finish(cutter: Cutter, made: Sequence[Mapping[str, Any]], left_out: int, workers: int) -> Summary:
