@@ -178,7 +178,7 @@ class MapexModule(LightningModule, ABC):
         return torch.Generator(self.device).manual_seed(fold(self.seed, *parts))
 
     def start_census(self) -> None:
-        """Empties the census and counts from now on."""
+        """Counts from now on; until `end_census` the census is the old one, in checkpoints too."""
         self._observing.enter_context(self.encoder.observe())
 
     def end_census(self) -> None:

@@ -103,7 +103,7 @@ class Pretrain(MapexModule):
         return loss + total(auxiliary, self.auxiliary)
 
     def on_validation_epoch_start(self) -> None:
-        """Empties the census and the sums of errors."""
+        """Begins a census and empties the sums of errors."""
         self.start_census()
         self._errors = torch.zeros(2, len(self.encoder.config.names), device=self.device)
 

@@ -41,7 +41,7 @@ class Prune(MapexModule):
         return self.found
 
     def on_validation_epoch_start(self) -> None:
-        """Empties the census."""
+        """Begins a census."""
         self.start_census()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
