@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from mapex_lightning.data.module import TileData
@@ -19,6 +21,7 @@ from mapex_lightning.model.auxiliary import auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.reconstruction import Reconstruction, reconstruct
 from mapex_lightning.model.target import mean_over_modalities
+from mapex_lightning.pruning import sealing
 from mapex_lightning.tiles import Tile, Tiles
 from mapex_lightning.train.optim import Optimiser
 from mapex_lightning.train.pretrain import Pretrain
@@ -207,6 +210,32 @@ def test_experts_are_sealed_after_their_share_of_the_run_and_training_goes_on_in
     loss, found = gradients(model, tiles)
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": 3, "max_epochs": 9}, {"max_epochs": 3, "check_val_every_n_epoch": 2}])
+def test_a_run_that_ends_without_a_validation_is_sealed_by_the_latest_census(settings: dict[str, int]) -> None:
+    steps = 2 if "max_steps" in settings else 1
+    model, trainer = model_of(), trainer_of(**settings, num_sanity_val_steps=2)
+    trainer.fit(model, datamodule=tiles_in(train=4 * steps))
+    assert trainer.global_step == 3
+    census = {block: mixture.census for block, mixture in model.encoder.mixtures.items()}
+    assert model.encoder.config.allowed == sealing(replace(model.encoder.config, allowed=()), census) != ()
+
+
+def test_a_run_without_any_validation_says_that_it_ends_unsealed(tmp_path: Path) -> None:
+    model = model_of()
+    kept = ModelCheckpoint(tmp_path, save_last=True)
+    trainer = trainer_of(max_steps=1, max_epochs=9, num_sanity_val_steps=2, enable_checkpointing=True, callbacks=[kept])
+    with pytest.warns(UserWarning, match="The experts are not sealed: the run had no validation"):
+        trainer.fit(model, datamodule=tiles_in(train=8))
+    assert not any(mixture.census.any() for mixture in model.encoder.mixtures.values())  # nor that of the sanity check
+    assert not model.encoder.config.sealed
+
+
+def test_a_run_that_a_time_limit_ends_is_not_sealed() -> None:
+    model = model_of()
+    trainer_of(max_epochs=9, max_time={"seconds": 0}).fit(model, datamodule=tiles_in())
+    assert not model.encoder.config.sealed
 
 
 def test_an_encoder_that_is_not_to_be_sealed_is_not() -> None:

@@ -47,7 +47,8 @@ class Pretrain(MapexModule):
             checkpoint brings its own.
         auxiliary: weights of the auxiliary losses.
         optimiser: learning rate and its like.
-        seal: share of the run after which every sensor's experts are fixed, at the next validation; null for never.
+        seal: share of the run after which every sensor's experts are fixed, at the next validation, or at the end of
+            the run by the latest one if none follows; null for never.
         seed: of masking.
     """
 
@@ -102,6 +103,12 @@ class Pretrain(MapexModule):
         self.note(figures)
         return loss + total(auxiliary, self.auxiliary)
 
+    def on_train_start(self) -> None:
+        """A run begins without a census: what a sanity check or an earlier run has counted is not its own."""
+        if self.trainer.global_step == 0:
+            for mixture in self.encoder.mixtures.values():
+                mixture.census.zero_()
+
     def on_validation_epoch_start(self) -> None:
         """Begins a census and empties the sums of errors."""
         self.start_census()
@@ -130,13 +137,33 @@ class Pretrain(MapexModule):
                 figures[f"routing/effective/{name}/block{block}"] = value
         self.log_dict(figures)
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self._seal()
+            self._seal(self.seal)
 
-    def _seal(self) -> None:
-        """Fixes every sensor's experts once the share `seal` of the run has passed."""
-        if self.seal is None or self.encoder.config.sealed or not self.encoder.mixtures:
+    def on_train_epoch_end(self) -> None:
+        """Seals at the end of the run by the latest census, if no validation came when it was time.
+
+        A time limit is no end. Callbacks that keep checkpoints are called after this.
+        """
+        if not self._due(1.0):
             return
-        if self.trainer.global_step >= self.seal * self.trainer.estimated_stepping_batches:
+        if any(bool(mixture.census.any()) for mixture in self.encoder.mixtures.values()):
+            self._seal(1.0)
+        elif self.trainer.checkpoint_callbacks:  # whoever keeps nothing, as a rehearsal does, needs to know nothing
+            rank_zero_warn(
+                "The experts are not sealed: the run had no validation, which counts who uses whom, so pruning may "
+                "change outputs. Prune with --config TILES, or go on from the checkpoint in a run with a validation; "
+                "model.seal: null if nothing is to be sealed."
+            )
+
+    def _due(self, share: float) -> bool:
+        """Whether the encoder is to be sealed once this share of the run has passed, and it has."""
+        if self.seal is None or self.encoder.config.sealed or not self.encoder.mixtures:
+            return False
+        return self.trainer.global_step >= share * self.trainer.estimated_stepping_batches
+
+    def _seal(self, share: float) -> None:
+        """Fixes every sensor's experts by the latest census, once this share of the run has passed."""
+        if self._due(share):
             census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
             try:
                 self.encoder.seal(sealing(self.encoder.config, census))
