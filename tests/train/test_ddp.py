@@ -24,7 +24,7 @@ from tests.workshop import SMALL, TILES, finetune
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Sequence[Modality]]]:
-    """A tiny encoder of three sensors, and one that was pruned to two of them."""
+    """A tiny encoder of three sensors, one that was pruned to two of them, and the former where tiles have those two."""
     folder = tmp_path_factory.mktemp("encoders")
     config = config_of()
     encoder = encoder_of(config)
@@ -33,10 +33,11 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, S
     save(encoder, folder / "whole.ckpt")
     write(prune(checkpoint_of(encoder), ["s1", "dem"])[0], folder / "pruned.ckpt")
     kept = [sensor for sensor in SENSORS if sensor.name != "s2"]
-    return {"whole": (str(folder / "whole.ckpt"), SENSORS), "pruned": (str(folder / "pruned.ckpt"), kept)}
+    whole, pruned = str(folder / "whole.ckpt"), str(folder / "pruned.ckpt")
+    return {"whole": (whole, SENSORS), "pruned": (pruned, kept), "on fewer": (whole, kept)}
 
 
-FIRST = (("pretrain", "whole"), ("full", "pruned"))
+FIRST = (("pretrain", "whole"), ("full", "pruned"), ("pretrain", "on fewer"))
 OTHERS = (*((kind, "whole") for kind in ("full", "linear", "low-rank")), ("linear", "pruned"), ("low-rank", "pruned"))
 
 

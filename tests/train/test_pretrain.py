@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
+from mapex_lightning.checkpoint import save
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
@@ -275,6 +276,23 @@ def test_every_router_trains_a_step_with_a_gradient_for_every_weight(router: Rou
     assert all(gradient.isfinite().all() for gradient in found.values())
     for part in ("patchify.embed.s1.weight", "blocks.0.mixture.router.weight", "blocks.0.mixture.experts.outer"):
         assert found[f"encoder.{part}"].any(), part
+
+
+def test_only_the_own_weights_of_sensors_without_data_are_frozen_and_all_else_gets_a_gradient(tmp_path: Path) -> None:
+    save(model_of().encoder, tmp_path / "encoder.ckpt")
+    model = Pretrain(str(tmp_path / "encoder.ckpt"), ["s1", "dem"])
+    data = TileData([Synthetic(train=4, val=4, test=0, size=16)], ["s1", "dem"], size=16, batch_size=4)
+    trainer_of(limit_val_batches=0).fit(model, datamodule=data)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    places = ("encoder.patchify.embed", "encoder.patchify.norm", "decoder.heads")
+    assert frozen == {f"{place}.s2.{kind}" for place in places for kind in ("weight", "bias")}
+    assert {name for name, weight in model.named_parameters() if weight.grad is None} == frozen
+
+
+def test_a_sensor_that_the_encoder_to_go_on_from_does_not_read_gets_a_sentence(tmp_path: Path) -> None:
+    save(model_of().encoder, tmp_path / "encoder.ckpt")
+    with pytest.raises(MapexError, match="The encoder does not read rgb; it reads s1, s2, dem"):
+        Pretrain(str(tmp_path / "encoder.ckpt"), ["s1", "rgb"])
 
 
 def test_mixed_precision_trains_a_step() -> None:

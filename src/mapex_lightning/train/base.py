@@ -41,6 +41,9 @@ from mapex_lightning.train.sharded import FullySharded
 
 Batch = Tiles | tuple[Tiles, Tensor]
 
+OWN = ("encoder.patchify.embed", "encoder.patchify.norm", "decoder.heads")
+"""Where each sensor has weights of its own, which nothing but its tiles gives a gradient."""
+
 
 def tiles_of(batch: Batch) -> Tiles:
     """The tiles of a batch, with or without labels."""
@@ -100,6 +103,27 @@ class MapexModule(LightningModule, ABC):
     @abstractmethod
     def describe(self) -> Description:
         """What a checkpoint of this module says of itself."""
+
+    def freeze_unseen(self, sensors: Sequence[str | Modality] | None) -> None:
+        """Leaves the weights of sensors without data untrained: plain DDP wants a gradient for all that are trained.
+
+        Args:
+            sensors: those of the data; by default all of the encoder's.
+
+        Raises:
+            MapexError: the encoder does not read one of them.
+        """
+        known = self.encoder.config.names
+        seen = [sensor if isinstance(sensor, str) else sensor.name for sensor in sensors or known]
+        if missing := [name for name in seen if name not in known]:
+            raise MapexError(
+                f"The encoder does not read {', '.join(missing)}; it reads {', '.join(known)}. "
+                "Set data.modalities to some of these, or prune with --keep so that it still does."
+            )
+        unseen = tuple(f"{place}.{name}." for place in OWN for name in known if name not in seen)
+        for name, weight in self.named_parameters():
+            if name.startswith(unseen):
+                weight.requires_grad_(False)
 
     @classmethod
     def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:

@@ -93,7 +93,9 @@ class FineTune(MapexModule):
             self.head: nn.Module = head_of(built.config, {"task": task, "classes": classes, "pool": self.pool})
         if old_head is not None:
             self._take_head(encoder, old_head)
-        self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])
+        for name, weight in self.encoder.named_parameters():
+            weight.requires_grad_(train == "full" or (train == "low-rank" and ".low_rank." in name))
+        self.freeze_unseen(modalities)
         figures = figures_of(task, len(classes))
         self.monitor = f"val/{figures.main}"
         self.metrics: dict[str, MetricCollection] = {}
@@ -110,19 +112,6 @@ class FineTune(MapexModule):
                 f"({', '.join(self.classes[:3])}, ...). Use the data it was trained for, or an encoder without a head."
             )
         load_weights(self.head, weights(read(find_checkpoint(path)), "head."), path)
-
-    def _freeze(self, sensors: list[str]) -> None:
-        """Plain DDP wants a gradient for every trained weight: those of sensors without data must not be trained."""
-        missing = [name for name in sensors if name not in self.encoder.config.names]
-        if missing:
-            raise MapexError(
-                f"The encoder does not read {', '.join(missing)}; it reads {', '.join(self.encoder.config.names)}. "
-                "Set data.modalities to some of these, or prune with --keep so that it still does."
-            )
-        for name, weight in self.encoder.named_parameters():
-            sensor = name.split(".")[2] if name.startswith(("patchify.embed", "patchify.norm")) else None
-            wanted = self.trained == "full" or (self.trained == "low-rank" and ".low_rank." in name)
-            weight.requires_grad_(wanted and (sensor is None or sensor in sensors))
 
     def describe(self) -> Description:
         """Encoder, head and lineage."""

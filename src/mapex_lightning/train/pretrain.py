@@ -82,6 +82,7 @@ class Pretrain(MapexModule):
         else:
             its, stored = DecoderConfig(**found.decoder), weights(read(find_checkpoint(encoder)), "decoder.")
             self.decoder = load_built(lambda: Decoder(built.config, its), stored, encoder)
+        self.freeze_unseen(modalities)
         self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
 
     def describe(self) -> Description:
