@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +22,7 @@ from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.pruning import prune
-from mapex_lightning.tiles import Tiles
+from mapex_lightning.tiles import IGNORED, Tile, Tiles
 from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune, labelled
 from mapex_lightning.train.metrics import loss_of
@@ -273,6 +275,32 @@ def test_accuracy_and_miou_of_a_segmentation_are_those_worked_out_from_predictio
         if bool(((guess == c) | (label == c)).any())
     ]
     assert figures["test/miou"] == pytest.approx(sum(shares) / len(shares), rel=1e-5)
+
+
+class Patchy(Synthetic):
+    """Synthetic masks of which few, or none, have labelled pixels, and the first tile none."""
+
+    def __init__(self, labelled: int) -> None:
+        super().__init__(task="segmentation", train=4, val=4, test=8, size=16, missing=0.0)
+        self.labelled = labelled
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        tile = super().read(key, modalities)
+        mask = np.array(tile.target)
+        mask.reshape(-1)[self.labelled * int(key.split("-")[1]) :] = IGNORED
+        return replace(tile, target=mask)
+
+
+@pytest.mark.parametrize("labelled", [20, 0])
+def test_the_loss_of_a_segmentation_is_the_mean_over_labelled_pixels_however_tiles_fall_into_batches(
+    labelled: int,
+) -> None:
+    found = []
+    for size in (1, 3, 8):
+        data = TileData([Patchy(labelled)], SENSORS, size=16, batch_size=size, augment=False)
+        found.append(trainer_of().test(model_of(task="segmentation"), datamodule=data, verbose=False)[0]["test/loss"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+    assert (found[0] > 0) == (labelled > 0)
 
 
 def test_figures_of_two_tests_do_not_add_up() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.data.tileset import Task
@@ -19,7 +19,7 @@ from mapex_lightning.model.tokens import Pool
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles, drop_sensors
 from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
-from mapex_lightning.train.metrics import figures_of, loss_of
+from mapex_lightning.train.metrics import MeanLoss, figures_of, loss_of, weight_of
 from mapex_lightning.train.optim import Optimiser
 
 
@@ -102,7 +102,7 @@ class FineTune(MapexModule):
         for stage in ("val", "test"):
             self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
             # Not a mean by self.log, which over an odd number of tiles on two ranks counts one too few.
-            self.add_module(f"{stage}_loss", MeanMetric())
+            self.add_module(f"{stage}_loss", MeanLoss())
 
     def _take_head(self, path: str, head: Mapping[str, Any]) -> None:
         if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
@@ -175,8 +175,8 @@ class FineTune(MapexModule):
         metrics.update(probabilities(self.task, logits), target.long())
         size = tiles.batch_size
         loss = self.get_submodule(f"{stage}_loss")
-        assert isinstance(loss, MeanMetric)
-        loss.update(loss_of(self.task, logits, target), size)
+        assert isinstance(loss, MeanLoss)
+        loss.update(loss_of(self.task, logits, target), weight_of(self.task, target))
         self.log(f"{stage}/loss", loss, batch_size=size)
         self.log_dict(dict(metrics.items(keep_base=False)), batch_size=size)
 
