@@ -139,11 +139,16 @@ def test_a_census_that_is_not_whole_is_in_no_checkpoint_and_leaves_the_old_one()
     encoder, tiles = encoder_of(CONFIG), tiles_of(CONFIG)
     observe(encoder, tiles)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt), encoder.observe():
-        for _ in range(2):
-            encoder(tiles)
-        assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-        raise KeyboardInterrupt
+
+    def broken_off() -> None:
+        with encoder.observe():
+            for _ in range(2):
+                encoder(tiles)
+            assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 

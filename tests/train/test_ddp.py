@@ -24,7 +24,7 @@ from tests.workshop import SMALL, TILES, finetune
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Sequence[Modality]]]:
-    """A tiny encoder of three sensors, one that was pruned to two of them, and the former where tiles have those two."""
+    """A tiny encoder of three sensors, one pruned to two of them, and the former for tiles of those two."""
     folder = tmp_path_factory.mktemp("encoders")
     config = config_of()
     encoder = encoder_of(config)

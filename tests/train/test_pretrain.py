@@ -213,7 +213,9 @@ def test_experts_are_sealed_after_their_share_of_the_run_and_training_goes_on_in
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
-@pytest.mark.parametrize("settings", [{"max_steps": 3, "max_epochs": 9}, {"max_epochs": 3, "check_val_every_n_epoch": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"max_steps": 3, "max_epochs": 9}, {"max_epochs": 3, "check_val_every_n_epoch": 2}]
+)
 def test_a_run_that_ends_without_a_validation_is_sealed_by_the_latest_census(settings: dict[str, int]) -> None:
     steps = 2 if "max_steps" in settings else 1
     model, trainer = model_of(), trainer_of(**settings, num_sanity_val_steps=2)

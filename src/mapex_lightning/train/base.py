@@ -33,7 +33,6 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.optim import Optimiser, clip, configure
@@ -98,7 +97,7 @@ class MapexModule(LightningModule, ABC):
         self.skipped = None
         self._observing = ExitStack()
         self.routing: dict[int, dict[str, Tensor]] = {}
-        """Figures of specialisation per mixture block, of the last census."""
+        """Figures of specialisation per mixture block, of the last census of pre-training."""
 
     @abstractmethod
     def describe(self) -> Description:
@@ -152,6 +151,11 @@ class MapexModule(LightningModule, ABC):
         if found.encoder != self.encoder.config:
             raise MapexError("The checkpoint to resume holds another encoder than the config describes; use its own.")
         self.lineage = found.lineage[:-1]
+
+    @property
+    def fitting(self) -> bool:
+        """Whether what happens is part of training; the check before it, that a validation works, is not."""
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     @property
     def sharded(self) -> bool:
@@ -208,9 +212,8 @@ class MapexModule(LightningModule, ABC):
     def end_census(self) -> None:
         """Stops counting and adds the ranks' counts up."""
         self._observing.close()
-        for block, mixture in self.encoder.mixtures.items():
+        for mixture in self.encoder.mixtures.values():
             mixture.census.copy_(self.trainer.strategy.reduce(mixture.census, reduce_op="sum"))
-            self.routing[block] = specialisation(mixture.census[0, :, :-1])
 
     def note(self, figures: Mapping[str, Tensor]) -> None:
         """Gives figures of one training step to the loggers, at the Trainer's interval, and keeps them in `noted`.
