@@ -86,6 +86,9 @@ def test_two_ranks_learn_what_one_learns_from_batches_of_both(two: list[list[dic
     assert two[0][1]["val"]["val/loss"] == pytest.approx(alone["val"]["val/loss"], rel=1e-5)
     assert two[0][1]["val"]["val/miou"] == pytest.approx(alone["val"]["val/miou"], rel=1e-5)
     assert two[0][1]["rates"] == alone["rates"]
+    assert two[0][1]["census"] == two[1][1]["census"]
+    census, whole = (torch.tensor(run["census"]) for run in (two[0][1], alone))
+    torch.testing.assert_close(census, whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune, labelled
 from mapex_lightning.train.metrics import loss_of
 from mapex_lightning.train.optim import configure
+from tests.builders import census_of, observe
 from tests.workshop import trainer_of
 
 SENSORS: list[str | Modality] = ["s1", "s2"]
@@ -160,6 +161,49 @@ def test_low_rank_experts_come_along_with_their_checkpoint(tmp_path: Path) -> No
     pruned = tmp_path / "pruned.ckpt"
     write(prune(read(path), ["s1", "s2"])[0], pruned)
     assert trainer.test(model_of(str(pruned)), datamodule=tiles_in(), verbose=False)[0] == pytest.approx(figures[0])
+
+
+def encoder_with_census(folder: Path) -> Path:
+    """A checkpoint of an encoder that has seen tiles."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoder = Encoder(preset("nano", modalities(["s1", "s2"]))).eval()
+    observe(encoder, tiles_in().examples(3, "test"))
+    save(encoder, folder / "counted.ckpt")
+    return folder / "counted.ckpt"
+
+
+def same_census(one: Encoder, other: Encoder) -> bool:
+    assert all(census.any() for census in census_of(one).values())
+    return all(torch.equal(census, census_of(other)[block]) for block, census in census_of(one).items())
+
+
+@pytest.mark.parametrize("train", ["full", "low-rank", "linear"])
+def test_the_census_is_that_of_the_trained_encoder_and_of_a_frozen_one_that_of_its_pre_training(
+    train: str, tmp_path: Path
+) -> None:
+    before, data = load(encoder_with_census(tmp_path)), tiles_in()
+    model = model_of(str(tmp_path / "counted.ckpt"), train=train)
+    trainer_of(max_epochs=2, num_sanity_val_steps=1).fit(model, datamodule=data)
+    after = model.encoder.eval()
+    if train == "linear":
+        assert same_census(after, before)
+        return
+    found = {block: census.clone() for block, census in census_of(after).items()}
+    observe(after, *(tiles for tiles, _ in data.val_dataloader()))
+    for block, census in census_of(after).items():
+        torch.testing.assert_close(found[block], census)
+    assert not same_census(after, before)
+
+
+def test_neither_a_sanity_check_nor_an_evaluation_changes_the_census(tmp_path: Path) -> None:
+    before = load(encoder_with_census(tmp_path))
+    model = model_of(str(tmp_path / "counted.ckpt"))
+    trainer_of(max_steps=1, max_epochs=9, check_val_every_n_epoch=2, num_sanity_val_steps=1).fit(
+        model, datamodule=tiles_in()
+    )
+    trainer_of().validate(model, datamodule=tiles_in(), verbose=False)
+    assert same_census(model.encoder, before)
 
 
 def test_sensors_are_dropped_in_training_alone() -> None:

@@ -147,6 +147,16 @@ class FineTune(MapexModule):
         self.note({"train/loss": loss})
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Begins a census, where training changes who uses whom: a frozen encoder keeps that of its pre-training."""
+        if self.fitting and self.trained != "linear":
+            self.start_census()
+
+    def on_validation_epoch_end(self) -> None:
+        """Ends it."""
+        if self.fitting and self.trained != "linear":
+            self.end_census()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and figures."""
         self._evaluate("val", batch)
