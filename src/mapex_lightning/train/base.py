@@ -242,7 +242,8 @@ def start(
     Args:
         encoder: a preset's name, or a checkpoint.
         sensors: the modalities of a preset; a checkpoint brings its own.
-        pretrained: False draws new weights in the shape of the checkpoint, the control that pre-training must beat.
+        pretrained: False draws new weights in the shape of the checkpoint, the control that pre-training must beat: of
+            what was learned, its sealed sets are not taken over either.
         drop_path: see `Encoder`.
         low_rank: rank of the low-rank experts to begin with; a checkpoint that has some brings its own.
         shape: further arguments of `preset`.
@@ -268,9 +269,13 @@ def start(
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
     check_buildable(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
+    if not pretrained:
+        # Which sensor uses whom was learned, too, but for a router whose sets are part of it.
+        config = config if config.router == "grouped" else replace(config, allowed=())
+        lineage = (f"new weights in the shape of a checkpoint: {shape_of(config)}",)
+        return Encoder(config, drop_path), Description("pretrain", config, lineage)
     built = Encoder(config, drop_path)
-    if pretrained:
-        (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))
+    (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))
     return built, description
 
 

@@ -41,7 +41,7 @@ class FineTune(MapexModule):
             one, for models that will have to do with missing sensors.
         pool: how a tile becomes one vector to classify: ``mean`` over its tokens, or over its sensors by their
             ``redundancy``: one that says what the others say counts less. A head that comes along pools as it did.
-        pretrained: False draws new weights in the shape of the checkpoint's encoder, as a control.
+        pretrained: False draws new weights in the shape of the checkpoint's encoder, unsealed, as a control.
         drop_path: stochastic depth.
         optimiser: learning rate and its like.
         seed: of all noise in training.
@@ -85,7 +85,7 @@ class FineTune(MapexModule):
         self.task: Task = task
         self.classes = tuple(classes)
         self.trained, self.drop_sensors = train, drop_sensors
-        old_head = found.head if pretrained else None
+        old_head = found.head
         self.pool: Pool = pool if old_head is None else old_head["pool"]
         # Of a seed of its own, so that a pruned encoder starts from the very head that the full one starts from.
         with torch.random.fork_rng(devices=[]):
