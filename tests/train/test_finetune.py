@@ -232,6 +232,31 @@ def test_a_head_pools_as_it_was_trained_to(tmp_path: Path) -> None:
     assert model_of(str(path), pretrained=False).head.pool == "mean"
 
 
+@pytest.mark.parametrize("task", ["multiclass", "segmentation"])
+def test_one_class_to_choose_from_gets_a_sentence(task: Task) -> None:
+    with pytest.raises(
+        MapexError, match=rf"One class \(land\) leaves nothing to choose from: {task} needs two or more"
+    ):
+        FineTune("nano", task, ["land"], SENSORS)
+
+
+class OneLabel(Synthetic):
+    """Whether a synthetic tile has the first of its covers."""
+
+    classes = ("land",)
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        return replace(super().read(key, modalities), target=np.float32([int(key[-1]) % 2]))
+
+
+def test_one_label_that_a_tile_has_or_has_not_is_learned_and_measured() -> None:
+    data = TileData([OneLabel(task="multilabel", train=8, val=4, test=0, size=16)], SENSORS, size=16, batch_size=4)
+    trainer = trainer_of()
+    trainer.fit(FineTune("nano", data.task, data.classes, SENSORS), datamodule=data)
+    assert 0 < trainer.callback_metrics["val/map"] <= 1
+    assert 0 <= trainer.callback_metrics["val/f1"] <= 1
+
+
 def test_segmentation_pools_nothing() -> None:
     with pytest.raises(MapexError, match="leave pool: redundancy out"):
         model_of(task="segmentation", pool="redundancy")

@@ -71,6 +71,11 @@ class FineTune(MapexModule):
             )
         if strange := [name for name in classes if not name.isprintable()]:
             raise MapexError(f"A class has a name that is no plain line of text: {strange[0]!r}. Give it another.")
+        if task != "multilabel" and len(classes) == 1:
+            raise MapexError(
+                f"One class ({classes[0]}) leaves nothing to choose from: {task} needs two or more, such as one for "
+                "all else. Whether a tile has one thing or not is task: multilabel."
+            )
         if pool != "mean" and task == "segmentation":
             raise MapexError(
                 f"Segmentation pools nothing; leave pool: {pool} out, or take a task with labels per tile."

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
+    BinaryAveragePrecision,
+    BinaryF1Score,
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MultilabelAveragePrecision,
@@ -79,6 +81,8 @@ def figures_of(task: Task, classes: int) -> TaskFigures:
     """
     if task == "multiclass":
         return TaskFigures("accuracy", {"accuracy": MulticlassAccuracy(classes, average="micro")})
+    if task == "multilabel" and classes == 1:  # torchmetrics' metrics of many labels want several
+        return TaskFigures("map", {"map": BinaryAveragePrecision(thresholds=200), "f1": BinaryF1Score()})
     if task == "multilabel":
         metrics: dict[str, Metric] = {
             "map": MultilabelAveragePrecision(classes, average="micro", thresholds=200),
