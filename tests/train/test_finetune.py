@@ -246,7 +246,7 @@ class OneLabel(Synthetic):
     classes = ("land",)
 
     def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
-        return replace(super().read(key, modalities), target=np.float32([int(key[-1]) % 2]))
+        return replace(super().read(key, modalities), target=np.array([int(key[-1]) % 2], dtype=np.float32))
 
 
 def test_one_label_that_a_tile_has_or_has_not_is_learned_and_measured() -> None:
