@@ -320,6 +320,6 @@ def test_real_scenes_of_four_sensors_become_tiles(
     shown = [f"{sensor}={folder / part / name}" for sensor, part in (("s2", "S2L2A"), ("s1", "S1RTC"), ("dem", "DEM"))]
     common = ["--bands", "dem=elevation", "--size", "32", "--block", "1", "--out", str(tmp_path / "real")]
     assert main(["tiles", *shown, *common]) == 0
-    assert len(rows(tmp_path / "real")) == 49
+    assert len(rows(tmp_path / "real")) == 36
     request = json.loads((tmp_path / "real" / "request.json").read_text())
     assert request["size"] == 32
