@@ -150,12 +150,19 @@ def test_another_coordinate_system_covers_the_scene_from_multiples_of_a_pixel() 
 
 @pytest.mark.parametrize(
     "grid",
-    [scenes.grid(1 / 3600, 50, 7.5, 47.0, 4326), GRID._replace(transform=(8.0, 6.0, 7e5, 6.0, -8.0, 5.2e6))],
-    ids=["degrees", "rotated"],
+    [
+        scenes.grid(1 / 3600, 50, 7.5, 47.0, 4326),
+        GRID._replace(transform=(8.0, 6.0, 7e5, 6.0, -8.0, 5.2e6)),
+        GRID._replace(transform=(7.0, 0.0, 7e5, 0.0, -14.0, 5.2e6)),
+        GRID._replace(transform=(14.3, 0.0, 7e5, 0.0, -7.0, 5.2e6)),
+    ],
+    ids=["degrees", "rotated", "high", "wide"],
 )
-def test_squares_need_metres_and_north_and_a_zone_is_named(grid: Grid) -> None:
+def test_squares_need_metres_and_north_and_equal_sides_and_a_zone_is_named(grid: Grid) -> None:
     with pytest.raises(MapexError, match="--crs EPSG:32632"):
         reference(grid, 10.0)
+    squares = reference(grid, 10.0, "EPSG:32632").transform
+    assert (squares[0], squares[4]) == (10.0, -10.0)
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:99999", "Bern"])

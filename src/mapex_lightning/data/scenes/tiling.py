@@ -177,13 +177,20 @@ def reference(grid: Grid, gsd: float, crs: str | None = None) -> Grid:
         crs: another coordinate system, such as ``EPSG:32632``; pixels then begin at multiples of `gsd`.
 
     Raises:
-        MapexError: the scene's grid is rotated or in degrees, or the other system is unknown, in degrees or not one for
-            this place.
+        MapexError: the scene's grid is rotated, in degrees or of oblong pixels, or the other system is unknown, in
+            degrees or not one for this place.
     """
     if crs is not None:
         return _covering(grid, gsd, crs)
-    if not grid.north_up or not parsed(grid.crs).is_projected:
-        what = "rotated" if parsed(grid.crs).is_projected else f"in degrees ({name_of(grid.crs)})"
+    width, _, _, _, height, _ = grid.transform
+    what = ""
+    if not parsed(grid.crs).is_projected:
+        what = f"in degrees ({name_of(grid.crs)})"
+    elif not grid.north_up:
+        what = "rotated"
+    elif abs(width / height) - 1 > CLOSE or abs(height / width) - 1 > CLOSE:
+        what = f"of pixels that are {width:g} wide and {-height:g} high"
+    if what:
         raise MapexError(
             f"The scene of the finest sensor is {what}, and tiles are squares of metres. Choose their coordinate "
             f"system, for instance with --crs {utm_of(grid)}."
