@@ -222,7 +222,7 @@ class Scene:
         if is_safe(path):
             return sentinel2(path)
         if is_cube(path):
-            return [Cube(path)]
+            return [Cube(path, self.reading.nodata)]
         if path.suffix == ".zip":
             raise MapexError(f"{path} is an archive. Unpack it and give what is inside.")
         refuse_if_inside(path)
