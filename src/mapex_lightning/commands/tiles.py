@@ -118,7 +118,8 @@ def _views(known: argparse.Namespace) -> list[View]:
     for name, paths in files.items():
         given = tuple(bands[name].split(",")) if name in bands else None
         reading = Reading(given, nodata.get(name), scale.get(name, 1.0), offset.get(name, 0.0), name in decibels)
-        views.append(View(table[name], Scene(paths, table[name].bands, reading), table[name] not in unmeasured))
+        scene = Scene(paths, table[name].bands, reading, unit=table[name].unit)
+        views.append(View(table[name], scene, table[name] not in unmeasured))
     return views
 
 
