@@ -34,7 +34,7 @@ class Reading:
         bands: what the bands of the rasters are called, in stored order over all of them, whatever they say themselves.
         nodata: the stored value of invalid pixels, in addition to what the files declare.
         scale: the factor, such as 10000 for reflectance that is stored as a fraction.
-        offset: the summand, such as -1000 for single Sentinel-2 files since processing baseline 04.00.
+        offset: the summand, such as -1000 for single Sentinel-2 files since processing baseline 04.00 (nodata is 0).
         decibels: 10 times the decimal logarithm, for backscatter that is stored as power; NaN where it is not positive.
     """
 
