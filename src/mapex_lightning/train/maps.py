@@ -196,7 +196,7 @@ def valid_cells(tiles: Tiles, windows: Windows) -> Tensor:
     here = torch.zeros((), dtype=torch.bool)
     for name, image in tiles.images.items():
         seen = image.isfinite().any(1, keepdim=True) & rearrange(tiles.present[name], "b -> b 1 1 1")
-        here = here.to(image.device) | F.interpolate(seen.float(), (side, side), mode="nearest").bool()[:, 0]
+        here = here.to(image.device) | F.interpolate(seen.float(), (side, side), mode="nearest-exact").bool()[:, 0]
     inner = slice(windows.margin, windows.margin + windows.plan.side * windows.step)
     cells = rearrange(here[:, inner, inner], "b (h p) (w q) -> b h w (p q)", p=windows.step, q=windows.step)
     return cells.any(-1)
