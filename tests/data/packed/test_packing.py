@@ -209,6 +209,22 @@ def test_the_place_of_a_centre_is_where_it_was_cut_out(tmp_path: Path) -> None:
     assert cut.transform == (a, 0.0, c + 4 * a, 0.0, e, f + 4 * e)
 
 
+class Heights(Made):
+    """No tile has any other sensor."""
+
+    def _has(self, number: int, sensor: str) -> bool:
+        return sensor == "dem"
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_place_is_right_where_no_tile_has_the_finest_sensor(size: int | None, tmp_path: Path) -> None:
+    source = Heights()
+    pack(Packing(source, (RADAR, HEIGHT), tmp_path, size=size))
+    whole, found = (one.georeference("tile 2, Straße") for one in (source, Packed(tmp_path)))
+    assert whole is not None
+    assert found == whole.on(4, 4)
+
+
 def test_a_store_of_some_sensors_holds_the_tiles_that_have_one(tmp_path: Path) -> None:
     source = Made()
     pack(Packing(source, (RADAR,), tmp_path))

@@ -131,10 +131,15 @@ def _tile(packing: Packing, key: str) -> tuple[Tile, GeoReference | None]:
     """A tile as it is packed, with its place."""
     source, modalities = packing.source, packing.modalities
     tile, place = source.read(key, modalities), source.georeference(key)
-    extent = None if packing.size is None else packing.size * min(modality.gsd for modality in modalities)
+    extent = None if packing.size is None else packing.size * _finest(packing)
     if place is not None and tile.images:
         place = place_of(tile, place, modalities, extent)
     return tile if extent is None else crop(tile, modalities, extent, None), place
+
+
+def _finest(packing: Packing) -> float:
+    """The ground sampling distance of the finest modality, in metres."""
+    return min(modality.gsd for modality in packing.modalities)
 
 
 def _check(packing: Packing, keys: Sequence[str]) -> None:
@@ -334,7 +339,9 @@ def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_
         mask=mask,
         plan=plan,
     )
-    _save(out / TABLE, _table(index, keys, parts))
+    # Places are in pixels of the finest modality, which may turn out to be in no tile and so not in the index.
+    scale = min(sensor.gsd for sensor in packing.modalities if sensor.name in sensors) / _finest(packing)
+    _save(out / TABLE, _table(index, keys, parts, scale))
     files = [TABLE, *(file for stored in [*sensors.values(), *([mask] if mask else [])] for file in stored.tiles)]
     digests = {file: digest(out / file) for file in files}
     write_digests(out, {**digests, INDEX: sha256(index.text().encode()).hexdigest()})
@@ -369,7 +376,8 @@ def _mask_files(parts: Sequence[_Part]) -> Files | None:
     return Files("int16", shape, None, tiles) if tiles else None
 
 
-def _table(index: Index, keys: Sequence[tuple[str, str]], parts: Sequence[_Part]) -> np.ndarray:
+def _table(index: Index, keys: Sequence[tuple[str, str]], parts: Sequence[_Part], scale: float) -> np.ndarray:
+    """The rows of all tiles, whose places are noted in pixels `scale` times smaller than those of the finest sensor."""
     names = [key.encode() for _, key in keys]
     kind = table_type(list(index.sensors), index.task, len(index.classes), max(map(len, names)))
     table = np.zeros(len(keys), dtype=kind)
@@ -378,7 +386,8 @@ def _table(index: Index, keys: Sequence[tuple[str, str]], parts: Sequence[_Part]
     places = [(part.crs, place) for part in parts for place in part.places]
     number = {crs: at for at, crs in enumerate(index.crs)}
     table["crs"] = [-1 if place is None else number[crs[place[0]]] for crs, place in places]
-    table["transform"] = [[0.0] * 6 if place is None else place[1] for _, place in places]
+    larger = np.array([scale, scale, 1.0, scale, scale, 1.0])
+    table["transform"] = [[0.0] * 6 if place is None else larger * place[1] for _, place in places]
     for sensor in index.sensors:
         holes = [one for part in parts for one in part.holes[sensor]]
         table[f"{sensor}.row"] = _rows([one is not None for one in holes])
