@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
@@ -68,6 +69,20 @@ class Tiles(NamedTuple):
     def batch_size(self) -> int:
         """The number of tiles B."""
         return len(next(iter(self.present.values())))
+
+    def seen(self, rows: int, columns: int) -> Tensor:
+        """Which pixels of a grid over the tiles hold a valid value of any band of any sensor: (B, rows, columns) bool.
+
+        Args:
+            rows: of the grid.
+            columns: of the grid, whose pixels take what the nearest of each sensor's say.
+        """
+        seen = [
+            F.interpolate(image.isfinite().any(1, keepdim=True).float(), (rows, columns), mode="nearest").bool()[:, 0]
+            & self.present[name][:, None, None]
+            for name, image in self.images.items()
+        ]
+        return torch.stack(seen).any(0)
 
     def only(self, names: Iterable[str]) -> Tiles:
         """The same tiles with those of the named modalities that they have, in that order."""

@@ -23,7 +23,7 @@ from mapex_lightning.data.tileset import Split, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.specialisation import specialisation
-from mapex_lightning.tiles import Tile
+from mapex_lightning.tiles import IGNORED, Tile, Tiles
 from mapex_lightning.train.callbacks import (
     Bar,
     Pictures,
@@ -112,6 +112,28 @@ def test_a_segmentation_is_a_raster_of_the_likeliest_class_per_tile(tmp_path: Pa
         assert np.array_equal(raster.read_mask(tmp_path / f"{name}.tif"), likely)
 
 
+class Half(Synthetic):
+    """Radar has not seen the left half of a tile, heights have not seen its upper half, and colours are missing."""
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        tile = super().read(key, modalities)
+        images = {name: tile.images[name].copy() for name in ("s1", "dem")}
+        images["s1"][:, :, :8] = np.nan
+        images["dem"][:, :8] = np.nan
+        return replace(tile, images=images)
+
+
+def test_what_no_sensor_saw_of_a_tile_has_no_class(tmp_path: Path) -> None:
+    source = Half(task="segmentation", train=4, val=4, test=2, size=16, missing=0)
+    data = TileData([source], ["s1", "s2", "dem"], size=16, batch_size=2)
+    model = FineTune("nano", data.task, data.classes, ["s1", "s2", "dem"])
+    trainer_of(callbacks=[Predictions(tmp_path)]).predict(model, datamodule=data, return_predictions=False)
+    unseen = np.zeros((16, 16), dtype=bool)
+    unseen[:8, :8] = True
+    for key in source.keys("test"):
+        assert np.array_equal(raster.read_mask(tmp_path / f"{key}.tif") == IGNORED, unseen)
+
+
 class Named(Synthetic):
     """A set whose tiles have ids of somebody's choice, and no labels but for some."""
 
@@ -161,7 +183,8 @@ def test_no_tile_is_written_over_another_of_its_name(tmp_path: Path) -> None:
 def test_predictions_are_not_kept_in_memory(tmp_path: Path) -> None:
     writer, trainer, model = Predictions(tmp_path), trainer_of(), tuned("segmentation")
     vars(trainer)["datamodule"] = TileData([Named(["a", "b"])], ["s1", "s2"], size=16)
-    writer.on_predict_batch_end(trainer, model, (("a", "b"), torch.rand(2, 3, 16, 16)), None, 0)
+    batch = Tiles.of(s1=torch.zeros(2, 2, 16, 16))
+    writer.on_predict_batch_end(trainer, model, (("a", "b"), torch.rand(2, 3, 16, 16)), batch, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "b.tif"}
     assert not writer.rows
 

@@ -23,6 +23,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep, write_whole
 from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
 from mapex_lightning.model.specialisation import shares
+from mapex_lightning.tiles import IGNORED
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
@@ -245,7 +246,9 @@ class Predictions(Callback):
         if pl_module.task != "segmentation":
             self.rows += zip(names, probabilities.cpu(), strict=True)
             return
-        for name, mask in zip(names, probabilities.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
+        seen = tiles_of(batch).seen(*probabilities.shape[-2:])  # what no sensor saw has no class
+        masks = probabilities.argmax(1).masked_fill(~seen, IGNORED).to(torch.int16).cpu().numpy()
+        for name, mask in zip(names, masks, strict=True):
             place = data_of(trainer).georeference(name)
             write_mask(self.folder / f"{name}.tif", mask, place and place.on(*mask.shape), pl_module.classes)
 
