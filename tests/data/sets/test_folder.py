@@ -126,6 +126,23 @@ def test_a_mask_that_does_not_say_where_it_lies_takes_the_place_of_the_sensors(f
     assert found.on(8, 8).transform == place(5.0).transform
 
 
+def test_a_fingerprint_says_whether_labels_or_files_of_the_sensors_have_changed(folder: Path) -> None:
+    before = tiles(folder).fingerprint([S1])
+    (folder / "a_sharp.tif").unlink()
+    assert tiles(folder).fingerprint([S1]) == before
+    assert tiles(folder, labels=("River", "Meadow")).fingerprint([S1]) != before
+    raster.write(folder / "b_s1.tif", image(3, 2), ["", ""], place())
+    assert tiles(folder).fingerprint([S1]) != before
+
+
+def test_a_fingerprint_says_whether_a_mask_has_changed(folder: Path) -> None:
+    source = tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["x"])
+    before = source.fingerprint([S1])
+    assert source.fingerprint([S1]) == before
+    raster.write_mask(folder / "a_mask.tif", np.zeros((8, 8), dtype=np.int64), place(5.0))
+    assert source.fingerprint([S1]) != before
+
+
 def test_sensors_that_lie_apart_are_refused(folder: Path) -> None:
     raster.write(folder / "a_sharp.tif", image(1, 1, 8), ["pan"], place(5.0, east=30.0))
     with pytest.raises(MapexError, match="Tile a: s1 and sharp cover different ground"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ from einops import rearrange
 
 from mapex_lightning.data import ground, raster
 from mapex_lightning.data.crs import same_crs
+from mapex_lightning.data.fingerprint import digest_of, stamp
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.tileset import TASKS, GeoReference, Split, Task, TileSet
@@ -155,6 +156,16 @@ class Folder(TileSet):
         if self.task != "segmentation" or not label:
             return None
         return raster.georeference(self._path(label), trusted=self.outside)
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of every tile the label, and the size and time of change of its files and its mask."""
+        return digest_of(self._facts([modality.name for modality in modalities]))
+
+    def _facts(self, sensors: Sequence[str]) -> Iterator[object]:
+        for key, entry in self._table.entries.items():
+            written = [entry.files[sensor] for sensor in sensors if sensor in entry.files]
+            masks = [entry.label] * (self.task == "segmentation" and bool(entry.label))
+            yield key, entry.label, [stamp(self.root / file) for file in (*written, *masks)]
 
     def _path(self, written: str) -> Path:
         """A file of the manifest; one that came with somebody's tiles must not read what lies elsewhere."""
