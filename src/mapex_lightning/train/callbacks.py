@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +249,13 @@ class Predictions(Callback):
             return
         seen = tiles_of(batch).seen(*probabilities.shape[-2:])  # what no sensor saw has no class
         masks = probabilities.argmax(1).masked_fill(~seen, IGNORED).to(torch.int16).cpu().numpy()
-        for name, mask in zip(names, masks, strict=True):
-            place = data_of(trainer).georeference(name)
+        first = 0
+        for name, group in groupby(names):  # the parts of a tile come together
+            count = len(list(group))
+            layout = data_of(trainer).layout(name)
+            mask, place = layout.joined(masks[first : first + count]), layout.place
             write_mask(self.folder / f"{name}.tif", mask, place and place.on(*mask.shape), pl_module.classes)
+            first += count
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first rank writes the lines of all ranks, in the order of the tiles."""
