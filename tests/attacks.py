@@ -44,6 +44,16 @@ class Reduce:
         return Path.write_text, (Path(PROOF), "unpickled")
 
 
+class Call:
+    """A function of torch's list with arguments of the attacker, and maybe a state for what it gives."""
+
+    def __init__(self, called: Callable[..., Any], *arguments: object, state: object = None) -> None:
+        self.called, self.arguments, self.state = called, arguments, state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (self.called, self.arguments) if self.state is None else (self.called, self.arguments, self.state)
+
+
 def whole() -> dict[str, Any]:
     """A healthy checkpoint of a run, as plain types and tensors."""
     run = {"epoch": 0, "global_step": 1, "pytorch-lightning_version": "2.6.0", "loops": {}, "callbacks": {}}

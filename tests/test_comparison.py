@@ -60,9 +60,19 @@ def test_tiles_without_a_kept_sensor_do_not_count(full: Encoder) -> None:
     assert compare(full, encoder_of(config_of(sensors=(RADAR,)), seed=1), tiles).tiles == 2
 
 
+def test_a_tile_that_is_nodata_throughout_does_not_count(full: Encoder) -> None:
+    tiles = tiles_of(full.config)
+    images = {name: image.clone() for name, image in tiles.images.items()}
+    for image in images.values():
+        image[0] = torch.nan
+    found = compare(full, shifted(full, 0.0), tiles._replace(images=images))
+    assert found.tiles == 3
+    assert found.lowest == pytest.approx(1, abs=1e-12)
+
+
 def test_no_tile_with_a_kept_sensor_gets_a_sentence(full: Encoder) -> None:
     kept = encoder_of(config_of(sensors=(RADAR,)))
-    with pytest.raises(MapexError, match=r"None of the 4 tiles has any of the kept sensors \(s1\)"):
+    with pytest.raises(MapexError, match=r"None of the 4 tiles has a valid pixel of any of the kept sensors \(s1\)"):
         compare(full, kept, tiles_of(full.config).only(["dem", "s2"]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _codecs
+import io
 import json
 import os
 import pickle
@@ -9,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +24,7 @@ import yaml
 from safetensors.torch import save_file
 
 from mapex_lightning.__main__ import COMMANDS, main
-from mapex_lightning.checkpoint import KEY, load, load_decoder, read
+from mapex_lightning.checkpoint import KEY, load, load_decoder, read, validation
 from mapex_lightning.checkpoint.safetensors import CHECKSUM, _checksum
 from mapex_lightning.cli.starting import RUN_FOLDER
 from mapex_lightning.data.module import TileData
@@ -33,7 +37,7 @@ from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.prune import Prune
 from tests import attacks
-from tests.attacks import FORMATS, PLACES, PROOF, Place, Reduce, as_pickle, inside, saved, whole
+from tests.attacks import FORMATS, PLACES, PROOF, Call, Place, Reduce, as_pickle, inside, saved, whole
 from tests.builders import SENSORS, config_of
 from tests.small import folder as folder_of_tiles
 from tests.thinning import diagonal
@@ -224,6 +228,88 @@ def test_what_libraries_let_torch_load_is_not_loaded(place: Place) -> None:
     assert (place.path / PROOF).exists()
 
 
+MANY = 10**7
+
+
+def nested(depth: int) -> tuple[Any, ...]:
+    return (nested(depth - 1),) if depth else ()
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "bytes": lambda: Call(bytearray, MANY),
+    "text as bytes": lambda: Call(_codecs.encode, "x", "idna"),
+    "a tensor": lambda: Call(torch.Tensor, MANY),
+    "a tensor of a type": lambda: Call(torch.IntTensor, MANY),
+    "a part of memory": lambda: Call(torch.UntypedStorage, MANY),
+    "a tensor that moves": lambda: Call(torch.Tensor, state=(torch.zeros(1), 0, (1,), (1,))),
+    "a tensor with an attribute": lambda: Call(
+        torch._tensor._rebuild_from_type_v2, torch.add, torch.Tensor, (torch.zeros(1), torch.zeros(1)), {}
+    ),
+    "a tensor of numbers in holes": lambda: torch.eye(3).to_sparse(),
+    "a tensor without bytes": lambda: torch.empty(MANY, device="meta"),
+    "a table of a tensor": lambda: Call(OrderedDict, torch.zeros(1).expand(MANY, 2)),
+    "a set of a tensor": lambda: Call(set, torch.zeros(1).expand(MANY)),
+    "a count": lambda: Counter("aa"),
+    "tuples in tuples": lambda: nested(400),
+}
+"""What torch's restricted unpickler would do, and no file of plain weights asks for."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_is_called_that_could_take_any_memory(call: str, place: Place) -> None:
+    saved(inside(whole(), "callbacks", CALLS[call]()), place.path / "evil.ckpt")
+    with pytest.raises(MapexError, match=r"evil\.ckpt is refused: it is not a checkpoint of plain weights \("):
+        read("evil.ckpt")
+
+
+def alone(pickled: bytes, path: Path, **more: bytes) -> None:
+    """An archive of torch with this pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, member in {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little", **more}.items():
+            archive.writestr(f"archive/{name}", member)
+    attacks.put(buffer.getvalue(), path)
+
+
+PICKLES = {
+    "a name from the stack": b"\x80\x04\x8c\x08builtins\x8c\x09bytearray\x93M\xe8\x03\x85R.",
+    "a name that was kept": b"\x80\x02cbuiltins\nbytearray\nq\x000h\x00M\xe8\x03\x85R.",
+    "a name that was registered": b"\x80\x02\x82\x01.",
+    "an instance": b"(I1000\nibuiltins\nbytearray\n.",
+    "an object": b"\x80\x02(cbuiltins\nbytearray\nM\xe8\x03o.",
+    "a new object": b"\x80\x02ctorch\nTensor\nM\xe8\x03\x85\x81.",
+    "a call of what is no function": b"\x80\x02ctorch\nFloatStorage\nM\xe8\x03\x85R.",
+    "a name that is written otherwise": b"\x80\x02ccollections\nOrdered\\x44ict\n)R.",
+    "nothing": b"",
+    "an empty stack": b"\x80\x02R.",
+    "a word beyond its end": b"\x80\x02X\xff\xff\xff\x7fx.",
+    "no end": b"\x80\x02}",
+}
+
+
+@pytest.mark.parametrize("pickled", PICKLES)
+def test_a_pickle_of_other_words_is_refused(pickled: str, place: Place) -> None:
+    alone(PICKLES[pickled], place.path / "evil.ckpt")
+    with pytest.raises(MapexError, match=r"evil\.ckpt (is refused|cannot be read)"):
+        read("evil.ckpt")
+
+
+def test_what_is_beside_the_tensors_has_a_size(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(whole(), place.path / "good.ckpt")
+    monkeypatch.setattr(validation, "PICKLED", 2_000)
+    with pytest.raises(MapexError, match="more than 2,000 bytes beside its tensors"):
+        read("good.ckpt")
+
+
+def test_an_archive_with_two_parts_of_a_name_is_refused(place: Place) -> None:
+    saved(whole(), place.path / "good.ckpt")
+    with zipfile.ZipFile(place.path / "good.ckpt") as archive:
+        parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    alone(parts.pop("data.pkl"), place.path / "evil.ckpt", **{**parts, "DATA.PKL": b"."})
+    with pytest.raises(MapexError, match="several parts of one name"):
+        read("evil.ckpt")
+
+
 ADDRESSES = ["http://{}/evil.ckpt", "https://{}/evil.ckpt", "file:///{}", "s3://b/a.ckpt", "hdfs://h/a.ckpt"]
 ADDRESSES += ["memory://evil.ckpt", "simplecache::http://{}/evil.ckpt", "zip://a.ckpt::http://{}/a.zip"]
 
@@ -380,6 +466,8 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a word without an end": lambda content: content[KEY].update(lineage=["x" * 10**6]),
     "colours for the terminal": lambda content: content[KEY].update(lineage=["\x1b]0;owned\x07"]),
     "lines of its own": lambda content: content[KEY]["encoder"]["modalities"][0].update(unit="dB\nmapex: all is well"),
+    "a mean beyond all numbers": lambda content: content[KEY]["encoder"]["modalities"][0].update(mean=[10**400] * 2),
+    "pixels beyond all numbers": lambda content: content[KEY]["encoder"]["modalities"][0].update(gsd=10**400),
     "no description": lambda content: content[KEY].update(encoder=None),
     "a class for a head": lambda content: content[KEY].update(head={"class_path": "evil.Touch"}),
     "a class for a kind": lambda content: content[KEY].update(kind="evil.Touch"),
@@ -390,6 +478,12 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a weight that is a word": lambda content: content["state_dict"].update(extra="evil.Touch"),
     "weights that are all the same bytes": lambda content: content["state_dict"].update(
         extra=torch.zeros(1).expand(10**6, 10**6)
+    ),
+    "states of an optimiser that are all the same bytes": lambda content: content.update(
+        optimizer_states=[{"state": {0: {"exp_avg": torch.zeros(1).expand(10**6, 10**6)}}}]
+    ),
+    "many times the same state of an optimiser": lambda content: content.update(
+        optimizer_states=[{"state": {0: [torch.zeros(1000)] * 10_000}}]
     ),
     "weights without bytes": lambda content: content["state_dict"].update(extra=torch.empty(10**9, device="meta")),
     "weights with holes": lambda content: content["state_dict"].update(extra=torch.eye(3).to_sparse()),
@@ -412,6 +506,25 @@ def test_a_checkpoint_that_lies_about_itself_is_refused_before_anything_is_made_
     assert re.search(r"evil\.ckpt|The checkpoint|The description of the encoder|heads=0", said)
     assert (said.count("\n"), "\x1b" in said) == (1, False)
     place.nothing_happened()
+
+
+SURPLUS: dict[str, dict[str, object]] = {
+    "head": {"task": "multiclass", "classes": ["a", "b"], "pool": "mean", "extra": torch.zeros(1)},
+    "decoder": {"width": 16, "depth": 1, "heads": 2, "extra\x1b": 1},
+}
+
+
+@pytest.mark.parametrize("part", SURPLUS)
+def test_a_surplus_entry_of_a_description_is_refused(
+    part: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    altered(lambda content: content[KEY].update({part: SURPLUS[part]}), place.path / "evil.ckpt")
+    assert main(["info", "evil.ckpt", "--json"]) == 2
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "\x1b" in said) == (1, False)
+    assert f"evil.ckpt does not fit its own description: {part} has an entry" in said
+    with pytest.raises(MapexError, match=f"{part} has an entry"):
+        load_decoder("evil.ckpt")
 
 
 @pytest.mark.parametrize("claim", [{"width": 2**19}, {"hidden": 2**19}, {"router_dim": 2**19}, {"low_rank": 2**19}])

@@ -74,12 +74,20 @@ KINDS: dict[str, dict[str, str]] = {
         "name": "seed_everything: !!python/name:evil.touch",
         "module": "run: !!python/module:evil",
         "new": "run: !!python/object/new:evil.Touch []",
+        "no truth": "run: !!bool foo",
+        "no time": "run: !!timestamp x",
+        "no day": "run: !!timestamp 2001-99-99",
+        "no whole number": "run: !!int ''",
+        "no number": "run: !!float x",
+        "no bytes": "run: !!binary é",
     },
     "endless": {
         "a billion laughs": f"a: &a [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n{LAUGHS}run: *i",
         "a list in itself": "data: &a {sets: [*a]}",
         "too deep": f"run: {'[' * 60}{']' * 60}",
         "far too deep": f"run: {'[' * 100_000}",
+        "a word many times": f"a: &a {'x' * 100_000}\nrun: [{','.join(['*a'] * 100)}]",
+        "a list of words many times": f"a: &a [{'x' * 100_000}]\nrun: [{','.join(['*a'] * 100)}]",
     },
     "environment": {
         "trust": f"trust: evil\n{callback('{class_path: evil.Touch}')}",
@@ -311,3 +319,10 @@ def test_a_long_config_is_no_endless_one() -> None:
     check("\n".join(f"band{number}: [1, 2, 3]" for number in range(2_000)))
     with pytest.raises(MapexError, match="at most 20,000 entries"):
         check("\n".join(f"band{number}: [1, 2, 3]" for number in range(5_000)))
+
+
+@pytest.mark.parametrize("name", ["a word many times", "a list of words many times"])
+def test_words_count_by_their_letters_wherever_they_stand_again(name: str) -> None:
+    check(f"a: {'x' * 900_000}")
+    with pytest.raises(MapexError, match="1,000,000 letters in all, aliases written out"):
+        check(KINDS["endless"][name])

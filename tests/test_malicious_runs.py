@@ -63,6 +63,10 @@ def log_alone(run: Path) -> Path:
 ATTACKS: dict[str, Callable[[Path], object]] = {
     "a tag": settings("run: !!python/object/apply:os.system ['touch proof']"),
     "a tag with an escape": settings("run: !<tag:%1b%5d0;owned%07> 1"),
+    "a truth that is none": settings("a: !!bool foo"),
+    "a time that is none": settings("a: !!timestamp x"),
+    "a number that is none": settings("a: !!int ''"),
+    "a word many times": settings(f"a: &a {'x' * 100_000}\nrun: [{','.join(['*a'] * 1_000)}]"),
     "a billion laughs": settings(f"a: &a [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n{LAUGHS}run: *i"),
     "a list in itself": settings("data: &a [*a]"),
     "settings without an end": settings("run: " + "[" * 100_000),

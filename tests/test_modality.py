@@ -51,6 +51,9 @@ def test_a_misspelt_field_is_refused_with_the_right_one() -> None:
         ({"gsd": 0.0}, "positive gsd"),
         ({"gsd": math.inf}, "positive gsd"),
         ({"gsd": math.nan}, "positive gsd"),
+        ({"gsd": 10**400}, "positive gsd"),
+        ({"mean": (0, 10**400)}, "finite numbers in `mean`"),
+        ({"std": (1.0, -(16**9_000))}, "finite numbers in `std`"),
     ],
 )
 def test_a_contradiction_is_refused(change: dict[str, Any], words: str) -> None:

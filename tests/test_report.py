@@ -155,7 +155,7 @@ def test_mass_that_sealing_has_forbidden_is_explained() -> None:
         Policy("threshold", 0.05, "gate"),
         Policy("top", 2, "frequency"),
         Policy("size", 0.85, fallback="merged"),
-        Policy("size", 20_000, fallback="merged"),
+        Policy("size", 16_000, fallback="merged"),
     ],
 )
 def test_the_page_says_why_experts_were_kept(policy: Policy, encoder: Encoder) -> None:

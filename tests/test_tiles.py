@@ -133,6 +133,16 @@ def test_dropped_sensors_are_as_if_they_had_not_been_there_and_a_tile_keeps_one(
         assert torch.equal(found.images[name][:, 0, 0, 0], here.float())
 
 
+def test_the_sensor_that_a_tile_keeps_is_one_that_sees_it() -> None:
+    tiles = many()
+    blind = {"s1": tiles.images["s1"].masked_fill(torch.ones((), dtype=torch.bool), torch.nan)}
+    found = drop_sensors(tiles._replace(images=tiles.images | blind), 0.5, torch.Generator().manual_seed(0))
+    others = torch.stack([here for name, here in tiles.present.items() if name != "s1"]).any(0)
+    assert others.any()
+    assert torch.equal(torch.stack([here for name, here in found.seen.items() if name != "s1"]).any(0), others)
+    assert not found.present["s1"].any()
+
+
 @pytest.mark.parametrize("probability", [0.3, 0.9])
 def test_sensors_are_dropped_as_often_as_asked_but_for_the_last(probability: float) -> None:
     found = drop_sensors(many(), probability, torch.Generator().manual_seed(0))

@@ -101,15 +101,16 @@ def compare(full: Encoder, pruned: Encoder, tiles: Tiles) -> Comparison:
         tiles: a few tiles.
 
     Raises:
-        MapexError: no tile has any of the kept sensors.
+        MapexError: no tile has a valid pixel of any of the kept sensors.
     """
     found = tiles.only(pruned.config.names)
-    if not any(bool(here.any()) for here in found.present.values()):
+    seen = found.seen
+    if not any(bool(here.any()) for here in seen.values()):
         raise MapexError(
-            f"None of the {tiles.batch_size} tiles has any of the kept sensors ({', '.join(pruned.config.names)}); "
-            "name a config whose tiles have them."
+            f"None of the {tiles.batch_size} tiles has a valid pixel of any of the kept sensors "
+            f"({', '.join(pruned.config.names)}); name a config whose tiles have them."
         )
-    sensors = torch.stack(list(found.present.values())).sum(0)
+    sensors = torch.stack(list(seen.values())).sum(0)
     tiles = found.rows(sensors.nonzero()[:, 0])
     one = found.rows(sensors.argmax()[None])
     before, after = (model.eval().pooled(tiles) for model in (full, pruned))

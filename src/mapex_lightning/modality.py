@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -51,8 +52,10 @@ class Modality:
             raise MapexError(
                 f"Modality {self.name} has a unit or a band that is no plain line of text: {self.bands!r}."
             )
-        for field in ("bands", "mean", "std"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        object.__setattr__(self, "bands", tuple(self.bands))
+        object.__setattr__(self, "gsd", _number(self.gsd))
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, tuple(map(_number, getattr(self, field))))
         if not self.name.isidentifier():
             raise MapexError(f"A modality's name must be a plain word such as s2; found {self.name!r}.")
         if not self.bands or len(set(self.bands)) != len(self.bands):
@@ -94,6 +97,11 @@ class Modality:
                 f"Modality {description['name']} has a field of the wrong kind ({error}): name and unit are words, gsd "
                 "is a number, bands, mean and std are lists."
             ) from error
+
+
+def _number(value: float) -> float:
+    """A number as it was given; infinity for a whole one that no float can hold."""
+    return math.inf if isinstance(value, int) and abs(value) > sys.float_info.max else value
 
 
 def _sentinel2_group(name: str, *bands: str) -> Modality:

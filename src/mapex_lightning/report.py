@@ -195,7 +195,7 @@ def _short(pair: tuple[int, int], unit: float, word: str) -> str:
 
 
 def _change(before: float, after: float) -> str:
-    return f"{after / before - 1:+.1%}"
+    return f"{after / before - 1:+.1%}" if before else DASH
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -78,7 +78,9 @@ class Tiles(NamedTuple):
             columns: of the grid, whose pixels take what the nearest of each sensor's say.
         """
         seen = [
-            F.interpolate(image.isfinite().any(1, keepdim=True).float(), (rows, columns), mode="nearest").bool()[:, 0]
+            F.interpolate(image.isfinite().any(1, keepdim=True).float(), (rows, columns), mode="nearest-exact").bool()[
+                :, 0
+            ]
             & self.present[name][:, None, None]
             for name, image in self.images.items()
         ]
@@ -103,6 +105,11 @@ class Tiles(NamedTuple):
         numbers = torch.arange(self.batch_size)
         return [self.rows(part) for part in numbers.split(size)]
 
+    @property
+    def seen(self) -> dict[str, Tensor]:
+        """Which tiles have a valid pixel of each sensor: name to (B,) bool. One that is present may be all nodata."""
+        return {name: here & self.images[name].isfinite().flatten(1).any(1) for name, here in self.present.items()}
+
     def to(self, device: torch.device) -> Tiles:
         """The same tiles on a device."""
         return Tiles(
@@ -113,7 +120,7 @@ class Tiles(NamedTuple):
 
 
 def drop_sensors(tiles: Tiles, probability: float, generator: torch.Generator) -> Tiles:
-    """Takes sensors away from tiles at random, as if they had not been there; every tile keeps one or more.
+    """Takes sensors away from tiles at random, as if they had not been there; every tile that is seen stays seen.
 
     A model that is to work with missing sensors must see them missing in training (Input Sensor Dropout, arXiv
     2407.15512).
@@ -123,7 +130,7 @@ def drop_sensors(tiles: Tiles, probability: float, generator: torch.Generator) -
         probability: of each sensor of each tile.
         generator: of randomness, on the device of the tiles.
     """
-    here = torch.stack(list(tiles.present.values()), dim=1)
+    here = torch.stack(list(tiles.seen.values()), dim=1)
     luck = torch.rand(here.shape, generator=generator, device=here.device).masked_fill(~here, -1.0)
     stays = here & ((luck >= probability) | (luck == luck.amax(1, keepdim=True)))
     present = dict(zip(tiles.present, stays.unbind(1), strict=True))

@@ -87,6 +87,10 @@ def test_what_goes_together_passes(changes: dict[str, Any], environment: dict[st
         ({"devices": []}, {}, ["1 or more"]),
         ({"precision": "16-mixed"}, {}, ["needs a GPU", "bf16-mixed"]),
         ({"precision": 16}, {}, ["needs a GPU"]),
+        *(
+            ({"precision": one}, {}, ["32-true, bf16-mixed or 16-mixed"])
+            for one in ("bf16-true", "16-true", "64-true", 64)
+        ),
         ({"precision": "16-mixed", "strategy": "fsdp2"}, {}, ["fsdp2 takes", "32-true or bf16-mixed"]),
         ({"precision": "bf16-true", "strategy": FullySharded()}, {}, ["fsdp2 takes"]),
         ({"strategy": "fsdp"}, {}, ["older FSDP", "fsdp2"]),

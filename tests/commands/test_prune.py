@@ -10,6 +10,7 @@ from PIL import Image
 
 from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import load, save
+from mapex_lightning.model.config import RouterMode
 from tests.builders import config_of, encoder_of, observe, seal, tiles_of
 from tests.markup import parsed
 from tests.workshop import SMALL, TILES, light, pretrain
@@ -78,6 +79,16 @@ def test_nothing_else_is_written_over(out: str, saved: Path, capsys: pytest.Capt
     assert main(["prune", "--ckpt", str(saved), "--keep", "s1", "--out", str(saved.parent / out)]) == 2
     assert "--out" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in saved.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("router", ["conditioned", "grouped"])
+def test_a_model_without_mixtures_is_pruned_exactly(
+    router: RouterMode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(encoder_of(config_of((0, 0), router=router)), tmp_path / "dense.ckpt")
+    assert main(["prune", "--ckpt", str(tmp_path / "dense.ckpt"), "--keep", "s1"]) == 0
+    assert load(tmp_path / "pruned.ckpt").config.names == ("s1",)
+    assert "output unchanged for every input" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [[], ["--size", "0.9", "--fallback", "merged"]])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, combinations
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from mapex_lightning.model.auxiliary import Auxiliary, auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.tiles import Tiles
-from tests.builders import ROUTERS, census_of, config_of, encoder_of, observe, only, row, tiles_of
+from tests.builders import OPTICAL, RADAR, ROUTERS, census_of, config_of, encoder_of, observe, only, row, tiles_of
 
 CONFIG = config_of()
 SUBSETS = list(chain.from_iterable(combinations(CONFIG.names, n) for n in (1, 2, 3)))
@@ -120,6 +122,16 @@ def test_the_feature_map_has_the_finest_grid_and_the_mean_of_those_who_see_a_pla
     torch.testing.assert_close(found[both, :, 1, 0], (values[both, 6] + values[both, 8]) / 2)
     alone = SUBSETS.index(("dem",))
     torch.testing.assert_close(found[alone], values[alone, 8, :, None, None].expand(-1, 2, 2))
+
+
+def test_a_place_has_the_features_of_the_patch_that_its_centre_lies_in() -> None:
+    fine, coarse = replace(OPTICAL, gsd=3.0), replace(RADAR, gsd=10.0)  # 10 patches beside 3
+    encoder = encoder_of(config_of((2,), sensors=(fine, coarse)))
+    images = {"s2": torch.zeros(1, 3, 80, 80), "s1": torch.randn(1, 2, 24, 24) - 12}
+    tiles = Tiles(images, {"s2": torch.tensor([False]), "s1": torch.tensor([True])})
+    (values,) = rearrange(encoder(tiles).values[:, -9:], "1 (h w) d -> 1 d h w", h=3)
+    centre = ((torch.arange(10) + 0.5) * 3 / 10).long()
+    torch.testing.assert_close(encoder.feature_map(tiles)[0], values[:, centre][:, :, centre])
 
 
 def test_the_feature_map_does_not_depend_on_the_order_of_the_tiles_sensors() -> None:

@@ -112,6 +112,13 @@ def test_weighing_by_redundancy_has_a_gradient_however_few_sensors_there_are(pre
     assert values.grad.any() == (present > 0)
 
 
+def test_weighing_by_redundancy_keeps_its_precision_in_half_precision() -> None:
+    tokens = tokens_of(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tokens.pooled_by_redundancy(2)
+    assert torch.equal(found, tokens.pooled_by_redundancy(2))
+
+
 def test_only_one_sensor_leaves_the_others_absent() -> None:
     tokens = tokens_of()
     assert torch.equal(tokens.only(1).present, tokens.present & (tokens.modality == 1))

@@ -16,8 +16,16 @@ from torch import Tensor
 
 from mapex_lightning import __version__
 from mapex_lightning.checkpoint.checksum import ChecksumWriter, damaged, verify
+from mapex_lightning.checkpoint.pickled import check_pickle
 from mapex_lightning.checkpoint.safetensors import SUFFIX, read_safetensors, save_safetensors
-from mapex_lightning.checkpoint.validation import check_archive, check_description, check_run, check_weights, printable
+from mapex_lightning.checkpoint.validation import (
+    check_archive,
+    check_description,
+    check_run,
+    check_tensors,
+    check_weights,
+    printable,
+)
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import local, write_whole
 from mapex_lightning.model.config import EncoderConfig
@@ -141,9 +149,11 @@ def _open(path: Path, name: str) -> dict[str, Any]:
         else:
             verified = verify(path, name)
             check_archive(path)
+            check_pickle(path, name)
             with _tensors_only(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of TorchScript, which is refused
                 found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            check_tensors(found, path)
     except MapexError:
         raise
     except pickle.UnpicklingError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,13 @@ LARGEST = 1_000_000
 
 DEEPEST = 1_000
 """Blocks."""
+
+PICKLED = 32_000_000
+"""Bytes of a file beside its tensors. A tensor takes some 200 of them, and a large model with its optimiser ten
+thousands of tensors; what they become in memory may be a hundred times as much."""
+
+OFTEN = 10
+"""Times that a file's tensors may stand in it, as weights do that are tied or kept by a callback too."""
 
 DESCRIPTION: Mapping[str, Any] = {
     "version": str,
@@ -65,17 +73,46 @@ def check_archive(path: Path) -> None:
     """Makes sure that a file does not become larger when it is read: torch compresses nothing.
 
     Raises:
-        MapexError: it holds compressed parts.
+        MapexError: it holds compressed parts, more beside its tensors than there can be, or two parts of a name.
     """
-    if not zipfile.is_zipfile(path):
-        return  # torch refuses it
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+            parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise MapexError(f"{path} cannot be read as a checkpoint; it is damaged, cut off or another format.") from error
-    if packed:
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise MapexError(f"{path} is refused: parts of it are compressed, as no checkpoint of ours is. Write it anew.")
+    if len({part.filename.lower() for part in parts}) < len(parts):  # torch does not tell them apart
+        raise MapexError(f"{path} is refused: it has several parts of one name. Write it anew.")
+    if max((part.file_size for part in parts if part.filename.endswith(".pkl")), default=0) > PICKLED:
+        raise MapexError(f"{path} is refused: it has more than {PICKLED:,} bytes beside its tensors. Write it anew.")
+
+
+def check_tensors(found: object, path: Path) -> None:
+    """Makes sure that tensors, wherever they are in a file, are about as large as the file.
+
+    A tensor can be one byte seen a trillion times, which takes memory when somebody copies it.
+
+    Raises:
+        MapexError: one does not lie in memory, or all of them claim to be far more than the file holds.
+    """
+    if _size(found, path, {}) > OFTEN * path.stat().st_size:
+        raise _altered(path, "its tensors claim to be more than the file holds")
+
+
+def _size(value: object, path: Path, known: dict[int, int]) -> int:
+    """Bytes of all tensors in tables and lists, as often as they stand there; `known` are those of tables and lists."""
+    if isinstance(value, Tensor):
+        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
+            raise _altered(path, "it holds what is no plain tensor")
+        return value.numel() * value.element_size()
+    if not isinstance(value, Mapping | list | tuple | set):
+        return 0
+    if id(value) not in known:
+        known[id(value)] = 0  # until it is known: a list may hold itself
+        inside = value.values() if isinstance(value, Mapping) else value
+        known[id(value)] = sum(_size(one, path, known) for one in inside)
+    return known[id(value)]
 
 
 def check_weights(state: object, path: Path) -> None:
@@ -90,8 +127,6 @@ def check_weights(state: object, path: Path) -> None:
     for name, value in state.items():
         if not isinstance(name, str) or type(value) not in (Tensor, torch.nn.Parameter):
             raise _altered(path, f"{printable(name)} is no weight")
-        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
-            raise _altered(path, f"{printable(name)} is no plain tensor")
         size += value.numel() * value.element_size()
     if size > path.stat().st_size:
         raise _altered(path, "its weights claim to be more than the file holds")
@@ -129,9 +164,9 @@ def check_description(plain: object, path: Path) -> None:
     checker = _Checker(path)
     known = checker.fields(plain, DESCRIPTION, "its description")
     if known["head"] is not None:
-        checker.fields(known["head"], HEAD, "head")
+        checker.only(known["head"], HEAD, "head")
     if known["decoder"] is not None:
-        checker.fields(known["decoder"], DECODER, "decoder")
+        checker.only(known["decoder"], DECODER, "decoder")
     depths = len(known["encoder"].get("experts", ())), (known["decoder"] or {}).get("depth", 0)
     if max(depths) > DEEPEST:
         raise _altered(path, f"it claims {max(depths):,} blocks")
@@ -156,6 +191,12 @@ class _Checker:
                 raise _altered(self.path, f"{place} lacks {name}")
             self.at(value[name], hint, f"{place}.{name}")
         return value
+
+    def only(self, value: object, hints: Mapping[str, Any], place: str) -> None:
+        """A table with these fields and no others."""
+        for name in self.fields(value, hints, place):
+            if name not in hints:
+                raise _altered(self.path, f"{place} has an entry {printable(name)}, of which nothing is known")
 
     def at(self, value: object, hint: Any, place: str) -> None:
         """One value of a type."""
@@ -190,13 +231,13 @@ class _Checker:
         for value in values:
             self.at(value, hint, place)
 
-    def _plain(self, value: object, hint: Any) -> bool:
+    def _plain(self, value: Any, hint: Any) -> bool:
         if hint is str:
             return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
         if hint is int:
             return type(value) is int and 0 <= value <= LARGEST
         if hint is float:
-            return type(value) in (int, float)
+            return type(value) in (int, float) and abs(value) <= sys.float_info.max
         return type(value) is hint
 
     def refusal(self, place: str) -> MapexError:

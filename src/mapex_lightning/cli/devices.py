@@ -17,6 +17,9 @@ from mapex_lightning.train.sharded import NAME, PRECISIONS, TIMEOUT, FullySharde
 PATIENT = {"predict": timedelta(minutes=60)}
 """Commands that wait longer than `TIMEOUT`: a map is put together by the first process when the slowest is done."""
 
+TAKEN = ("32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
+"""As Lightning calls them."""
+
 LONGEST = 60 * 24 * 365
 """Minutes that anybody may want to wait."""
 
@@ -141,6 +144,11 @@ def _check_strategy(settings: Mapping[str, Any], kind: str) -> None:
         )
     if sharded and {"32": "32-true", "bf16": "bf16-mixed"}.get(precision, precision) not in PRECISIONS:
         raise MapexError(f"trainer.strategy {NAME} takes trainer.precision {' or '.join(PRECISIONS)}; not {precision}.")
+    if precision not in TAKEN:
+        raise MapexError(
+            f"trainer.precision is 32-true, bf16-mixed or 16-mixed; not {precision}: routers, counts and pooling keep "
+            "float32 whatever else is shorter."
+        )
     if precision in ("16", "16-mixed") and kind == "cpu":
         raise MapexError(
             "trainer.precision 16-mixed needs a GPU; this run is on the CPU. Use 32-true, or bf16-mixed, which needs "

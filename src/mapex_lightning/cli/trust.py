@@ -19,7 +19,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.auxiliary import Auxiliary
 from mapex_lightning.model.decoder import DecoderConfig
-from mapex_lightning.plain_yaml import check
+from mapex_lightning.plain_yaml import read_by
 from mapex_lightning.pruning import Policy
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
@@ -105,8 +105,7 @@ def trust(words: list[str]) -> list[str]:
 
 def _checked(text: str) -> Any:
     """YAML as jsonargparse reads it, after a look at its size."""
-    check(text)
-    return _read_yaml(text)
+    return read_by(_read_yaml, text)
 
 
 def paths_of(kind: type) -> list[str]:

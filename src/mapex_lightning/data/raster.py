@@ -41,9 +41,19 @@ for _name, _value in OFFLINE.items():
 
 PLAIN = [
     *("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "WEBP", "GIF", "BMP"),
-    *("PNM", "HFA", "ENVI", "EHdr", "AAIGrid", "NITF", "netCDF", "GRIB", "SRTMHGT", "DTED"),
+    *("PNM", "ENVI", "EHdr", "AAIGrid", "NITF", "GRIB", "SRTMHGT", "DTED"),
 ]
-"""For GDAL: formats that hold their pixels themselves. Others may name files elsewhere, or on the network: VRT, WMS."""
+"""For GDAL: formats that hold their pixels themselves.
+
+Others may name files elsewhere, or on the network: VRT, WMS, HFA (whose pixels may be in an .ige file of any name) and
+NetCDF, which is HDF5 inside.
+"""
+
+POINTING = (b"<VRT", b"<GDAL", b"EHFA_HEADER_TAG", b"\x89HDF", b"CDF")
+"""How files of such formats begin."""
+
+MASK = ".msk"
+"""What GDAL appends to the name of a raster to find its mask, in small or in capital letters."""
 
 
 def read(path: Path, bands: Sequence[str], names: Sequence[str] | None = None) -> np.ndarray:
@@ -190,6 +200,9 @@ def write_mask(
 def open_raster(path: Path, *, trusted: bool = False) -> DatasetReader:
     """Opens a raster, for its header or for several windows; whoever opens it closes it.
 
+    GDAL looks for companions beside it. A mask (``.msk``) is opened with the first pixels, as whatever it is, so it is
+    checked here. Overviews (``.ovr``) are for coarser reads than ours, and an ``.aux.xml`` names no file but those.
+
     Args:
         path: the file.
         trusted: whether it may be of any format, and so point to other files as a VRT does; otherwise of `PLAIN`.
@@ -201,14 +214,19 @@ def open_raster(path: Path, *, trusted: bool = False) -> DatasetReader:
         raise MapexError(f"There is no raster {path}. Check the path, and that the data set is unpacked in full.")
     if path.is_dir():
         raise MapexError(f"{path} is a folder, not a raster. Give the file inside it.")
+    if not trusted and path.suffix.lower() != MASK:
+        for mask in (f"{path}{MASK}", f"{path}{MASK.upper()}"):
+            if os.path.lexists(mask):
+                _check_mask(Path(mask), path)
     try:
         with rasterio.Env(**_OPENING), _ungeoreferenced_is_fine(), _watched() as lost:
             source = DatasetReader(str(path), driver=None if trusted else PLAIN)
     except RasterioError as error:
         if not trusted and _points(path):
             raise MapexError(
-                f"{path} holds no pixels itself: it points to files elsewhere. Write it as a GeoTIFF with "
-                "gdal_translate, or say outside: true of a Folder whose manifest you trust."
+                f"{path} holds no pixels itself, or is of a format in which it need not (VRT, HFA, NetCDF): it may "
+                "point to files elsewhere. Write it as a GeoTIFF with gdal_translate, or say outside: true of a Folder "
+                "whose manifest you trust."
             ) from error
         raise MapexError(f"{path} cannot be opened as a raster ({error}). Fetch or unpack it again.") from error
     if lost.tags:
@@ -278,10 +296,21 @@ def _place(source: DatasetReader) -> GeoReference | None:
     return GeoReference(source.crs.to_wkt(), tuple(source.transform)[:6], source.shape)
 
 
+def _check_mask(mask: Path, path: Path) -> None:
+    """Makes sure that the mask beside a raster holds its pixels itself, and lies there.
+
+    Raises:
+        MapexError: it points or leads elsewhere, or is no raster.
+    """
+    if mask.resolve().parent not in (path.parent.resolve(), path.resolve().parent):
+        raise MapexError(f"{mask} leads to {mask.resolve()}, away from {path}. Put the file itself there.")
+    open_raster(mask).close()
+
+
 def _points(path: Path) -> bool:
-    """Whether a file is a text for GDAL that says where pixels are, and no damaged raster."""
+    """Whether a file is of a format that may say where pixels are, and no damaged raster."""
     with path.open("rb") as file:
-        return file.read(64).lstrip().startswith((b"<VRT", b"<GDAL"))
+        return file.read(64).lstrip().startswith(POINTING)
 
 
 def _indexes(

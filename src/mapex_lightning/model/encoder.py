@@ -82,8 +82,8 @@ class Encoder(nn.Module):
             start = run.stop
             here = rearrange(tokens.present[:, run], "b (h w) -> b 1 h w", h=rows).to(tokens.values.dtype)
             values = rearrange(tokens.values[:, run], "b (h w) d -> b d h w", h=rows)
-            total = total + F.interpolate(values * here, finest, mode="nearest")
-            weight = weight + F.interpolate(here, finest, mode="nearest")
+            total = total + F.interpolate(values * here, finest, mode="nearest-exact")
+            weight = weight + F.interpolate(here, finest, mode="nearest-exact")
         return total / weight.clamp(min=1)
 
     @property

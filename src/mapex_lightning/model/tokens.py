@@ -66,20 +66,21 @@ class Tokens(NamedTuple):
             return torch.einsum("bnd,bnm->bmd", values, weight) / weight.sum(1).clamp(min=1)[..., None]
 
     def pooled_by_redundancy(self, modalities: int) -> Tensor:
-        """Mean over the sensors of a tile, where one that says what the others say counts less: (B, D).
+        """Mean over the sensors of a tile, where one that says what the others say counts less: (B, D) in float32.
 
         A sensor's weight is the softmax over the tile's sensors of minus its redundancy, the mean cosine between its
         own mean token and those of the others. It has no parameter. One sensor alone gives the mean of its tokens; two
         are always equally redundant and count the same.
         """
         each, here = self.pooled_by_modality(modalities), self.members(modalities).any(1)
-        unit = F.normalize(each, dim=-1)
-        alike = torch.einsum("bmd,bnd->bmn", unit, unit)
-        others = here[:, None] & ~torch.eye(modalities, dtype=torch.bool, device=here.device)
-        redundancy = (alike * others).sum(-1) / others.sum(-1).clamp(min=1)
-        # Absent sensors get nothing; a tile without any sensor has zeros to weigh, whatever the weights.
-        weight = (-redundancy).masked_fill(~here & here.any(1, keepdim=True), -torch.inf).softmax(-1)
-        return torch.einsum("bm,bmd->bd", weight, each)
+        with torch.autocast(self.values.device.type, enabled=False):
+            unit = F.normalize(each, dim=-1)
+            alike = torch.einsum("bmd,bnd->bmn", unit, unit)
+            others = here[:, None] & ~torch.eye(modalities, dtype=torch.bool, device=here.device)
+            redundancy = (alike * others).sum(-1) / others.sum(-1).clamp(min=1)
+            # Absent sensors get nothing; a tile without any sensor has zeros to weigh, whatever the weights.
+            weight = (-redundancy).masked_fill(~here & here.any(1, keepdim=True), -torch.inf).softmax(-1)
+            return torch.einsum("bm,bmd->bd", weight, each)
 
     def only(self, modality: int) -> Tokens:
         """The same tokens with those of every other modality absent."""

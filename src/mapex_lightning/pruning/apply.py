@@ -59,7 +59,7 @@ def prune(
         retained={name: _retained(config, census, experts, name) for name in names},
         parameters=(count_parameters(state), count_parameters(pruned)),
         bytes=(count_bytes(state), count_bytes(pruned)),
-        exact=config.sealed and all(_has_all(config, block, at, kept) for block, kept in experts.items()),
+        exact=all(_has_all(config, block, at, kept) for block, kept in experts.items()),
     )
     step = " ".join(part for part in (f"prune --keep {','.join(names)}", policy.words()) if part)
     kind: Kind = "finetune" if description.head else "prune"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from mapex_lightning.data.packed.store import Facts, Index, decoded, encoded, nodata
 from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import MODALITIES
 from tests.builders import steady
 
 NAN = float("nan")
@@ -76,4 +78,11 @@ def test_a_folder_without_an_index_is_no_store(tmp_path: Path) -> None:
 def test_an_index_that_cannot_be_used_gets_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "index.json").write_text(text)
     with pytest.raises(MapexError, match=sentence):
+        Index.read(tmp_path)
+
+
+def test_an_index_with_a_number_beyond_all_floats_gets_a_sentence(tmp_path: Path) -> None:
+    described = json.dumps({**MODALITIES["dem"].describe(), "mean": [10**400]})
+    (tmp_path / "index.json").write_text(f'{{"format": 1, "sensors": {{"dem": {{"modality": {described}}}}}}}')
+    with pytest.raises(MapexError, match="finite numbers in `mean`"):
         Index.read(tmp_path)

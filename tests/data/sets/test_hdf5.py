@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -41,6 +42,28 @@ def test_a_link_to_another_file_is_not_followed(tmp_path: Path, file: Path) -> N
         target["image"] = h5py.ExternalLink(str(file), "place/image")
     with pytest.raises(MapexError, match=r"linked\.h5 holds nothing at image but a link to .*some\.h5"):
         hdf5.read(Layer(tmp_path / "linked.h5", "image"))
+
+
+def names_a_file(target: h5py.File, file: Path) -> None:
+    """The image is bytes of another file, whatever that is."""
+    target.create_dataset("image", (2, 3, 2), np.uint16, external=[(str(file), 0, 24)])
+
+
+def is_put_together(target: h5py.File, file: Path) -> None:
+    """The image is that of another HDF5 file."""
+    layout = h5py.VirtualLayout((2, 3, 2), np.uint16)
+    layout[:] = h5py.VirtualSource(str(file), "place/image", (2, 3, 2))
+    target.create_virtual_dataset("image", layout)
+
+
+@pytest.mark.parametrize("write", [names_a_file, is_put_together])
+def test_an_image_whose_pixels_lie_in_another_file_is_not_read(
+    tmp_path: Path, file: Path, write: Callable[[h5py.File, Path], None]
+) -> None:
+    with h5py.File(tmp_path / "evil.h5", "w") as target:
+        write(target, file)
+    with pytest.raises(MapexError, match=r"evil\.h5 holds no pixels at image but the names of files"):
+        hdf5.read(Layer(tmp_path / "evil.h5", "image"))
 
 
 def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path, file: Path) -> None:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.vrt import WarpedVRT
 
+from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.sets.published import Warped
 from mapex_lightning.data.sets.sen12flood import Sen12Flood
 from mapex_lightning.data.tileset import SPLITS
@@ -106,6 +110,27 @@ def test_a_radar_image_alone_lies_on_the_optical_grid_too(root: Path) -> None:
 def test_an_image_that_does_not_say_where_it_lies_is_named(own: Path, lost: str) -> None:
     layouts.tiff(own / "0001" / f"{lost}.tif", np.ones((1, 48, 48), np.float32), place={})
     with pytest.raises(MapexError, match=rf"{lost}\.tif has no coordinate system"):
+        Sen12Flood(own).read("0001_S2_2019-01-04", [S1])
+
+
+@pytest.mark.parametrize(
+    "name", ["S2_2019-01-04_B02", "S1B_IW_GRDH_1SDV_20190105T030823_015607_01D42A_6D09_corrected_VH"]
+)
+def test_a_raster_that_points_to_another_is_not_followed(own: Path, name: str) -> None:
+    file = own / "0001" / f"{name}.tif"
+    file.rename(own / "secret.tif")
+    with rasterio.open(own / "secret.tif") as source, WarpedVRT(source) as points:
+        rasterio.shutil.copy(points, file, driver="VRT")
+    assert Grid.of(file) == Grid.of(own / "secret.tif")
+    with pytest.raises(MapexError, match=rf"{name}\.tif holds no pixels itself"):
+        Sen12Flood(own).read("0001_S2_2019-01-04", [S1])
+
+
+def test_a_folder_in_the_place_of_a_raster_is_no_cube(own: Path) -> None:
+    (file,) = (own / "0001").glob("S1B*20190105*_VH.tif")
+    file.unlink()
+    (file / ".zgroup").mkdir(parents=True)
+    with pytest.raises(MapexError, match=r"_VH\.tif is a folder, not a raster"):
         Sen12Flood(own).read("0001_S2_2019-01-04", [S1])
 
 

@@ -39,13 +39,17 @@ class Grid(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, path: Path) -> Grid:
+    def of(cls, path: Path, *, trusted: bool = True) -> Grid:
         """The grid of a raster file.
+
+        Args:
+            path: the file.
+            trusted: see `mapex_lightning.data.raster.open_raster`.
 
         Raises:
             MapexError: the file cannot be opened or does not say where it lies.
         """
-        with raster.open_raster(path, trusted=True) as source:
+        with raster.open_raster(path, trusted=trusted) as source:
             return grid_of(path, source.crs, tuple(source.transform), source.shape, bool(source.gcps[0]))
 
     @property

@@ -76,6 +76,8 @@ class Scene:
             twice.
         unnamed: what the bands of an only raster that does not describe them are called, if it has as many.
         reading: how values are to be read; conversions come after warping.
+        trusted: False for files of a data set, which may be rasters only and point to no others; who names a scene on
+            the command line knows what it is.
     """
 
     def __init__(
@@ -83,12 +85,15 @@ class Scene:
         files: Sequence[Path],
         unnamed: Sequence[str] | None = None,
         reading: Reading = STORED,
+        *,
+        trusted: bool = True,
     ) -> None:
         if not files:
             raise MapexError("A scene needs one file or more.")
         self.files = tuple(Path(file) for file in files)
         self.unnamed = None if unnamed is None else tuple(unnamed)
         self.reading = reading
+        self.trusted = trusted
 
     @cached_property
     def bands(self) -> tuple[str, ...]:
@@ -189,7 +194,7 @@ class Scene:
 
     @cached_property
     def _sources(self) -> list[Source]:
-        sources = [source for file in self.files for source in _found_in(file, self.reading.nodata)]
+        sources = [source for file in self.files for source in self._found_in(file)]
         rasters = [source for source in sources if isinstance(source, RasterFile) and source.names is None]
         if self.reading.bands is not None:
             self._give_names(rasters, self.reading.bands)
@@ -210,14 +215,15 @@ class Scene:
         for file in rasters:
             file.names, names = tuple(names[: file.count]), names[file.count :]
 
-
-def _found_in(path: Path, nodata: float | None) -> Sequence[Source]:
-    """The sources that a path stands for."""
-    if is_safe(path):
-        return sentinel2(path)
-    if is_cube(path):
-        return [Cube(path)]
-    if path.suffix == ".zip":
-        raise MapexError(f"{path} is an archive. Unpack it and give what is inside.")
-    refuse_if_inside(path)
-    return [RasterFile(path, nodata=nodata)]
+    def _found_in(self, path: Path) -> Sequence[Source]:
+        """The sources that a path stands for."""
+        if not self.trusted:
+            return [RasterFile(path, nodata=self.reading.nodata, trusted=False)]
+        if is_safe(path):
+            return sentinel2(path)
+        if is_cube(path):
+            return [Cube(path)]
+        if path.suffix == ".zip":
+            raise MapexError(f"{path} is an archive. Unpack it and give what is inside.")
+        refuse_if_inside(path)
+        return [RasterFile(path, nodata=self.reading.nodata)]

@@ -80,6 +80,7 @@ class RasterFile(Source):
         nodata: the value of invalid pixels, in addition to what the file declares.
         scales: per band a factor, and
         offsets: per band a summand, that make the stored value the one that is handed over; by default it is as stored.
+        trusted: see `mapex_lightning.data.raster.open_raster`.
     """
 
     def __init__(
@@ -89,8 +90,11 @@ class RasterFile(Source):
         nodata: float | None = None,
         scales: Mapping[str, float] | None = None,
         offsets: Mapping[str, float] | None = None,
+        *,
+        trusted: bool = True,
     ) -> None:
         super().__init__(path)
+        self.trusted = trusted
         self.names = None if names is None else tuple(names)
         self.nodata, self.scales, self.offsets = nodata, scales or {}, offsets or {}
 
@@ -163,7 +167,7 @@ class RasterFile(Source):
         return self._opened
 
     def _open(self) -> DatasetReader:
-        return raster.open_raster(self.path, trusted=True)
+        return raster.open_raster(self.path, trusted=self.trusted)
 
 
 def ending(path: Path) -> str:

@@ -57,6 +57,12 @@ def read(layer: Layer) -> np.ndarray:
                 f"{layer.file} holds nothing at {layer.name} but a link to {found.file.filename}, which is not "
                 "followed. Fetch it again."
             )
+        # Groups and types have neither; of a data set, HDF5 would read the pixels from whatever files these name.
+        if getattr(found, "external", None) or getattr(found, "is_virtual", False):
+            raise MapexError(
+                f"{layer.file} holds no pixels at {layer.name} but the names of files that do, which are not followed. "
+                "Fetch it again."
+            )
         if found is None or getattr(found, "ndim", 0) != 3:
             shape = "nothing" if found is None else f"{found}"
             raise MapexError(

@@ -243,8 +243,9 @@ def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
         names = sensor.described or sensor.bands
         return raster.read(stored, [names[sensor.bands.index(band)] for band in bands], names)
     if isinstance(stored, Warped):
-        scene = Scene([stored.files[band] for band in bands], reading=Reading(tuple(bands), sensor.nodata))
-        return scene.read(bands, Grid.of(stored.onto))
+        reading = Reading(tuple(bands), sensor.nodata)
+        scene = Scene([stored.files[band] for band in bands], reading=reading, trusted=False)
+        return scene.read(bands, Grid.of(stored.onto, trusted=False))
     if isinstance(stored, hdf5.Layer):
         pixels = hdf5.read(stored)
         if len(pixels) != len(sensor.bands):
