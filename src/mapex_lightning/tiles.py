@@ -70,21 +70,18 @@ class Tiles(NamedTuple):
         """The number of tiles B."""
         return len(next(iter(self.present.values())))
 
-    def seen(self, rows: int, columns: int) -> Tensor:
+    def valid_pixels(self, rows: int, columns: int) -> Tensor:
         """Which pixels of a grid over the tiles hold a valid value of any band of any sensor: (B, rows, columns) bool.
 
         Args:
             rows: of the grid.
             columns: of the grid, whose pixels take what the nearest of each sensor's say.
         """
-        seen = [
-            F.interpolate(image.isfinite().any(1, keepdim=True).float(), (rows, columns), mode="nearest-exact").bool()[
-                :, 0
-            ]
-            & self.present[name][:, None, None]
-            for name, image in self.images.items()
-        ]
-        return torch.stack(seen).any(0)
+        found = []
+        for name, image in self.images.items():
+            here = image.isfinite().any(1, keepdim=True) & self.present[name][:, None, None, None]
+            found.append(F.interpolate(here.float(), (rows, columns), mode="nearest-exact").bool()[:, 0])
+        return torch.stack(found).any(0)
 
     def only(self, names: Iterable[str]) -> Tiles:
         """The same tiles with those of the named modalities that they have, in that order."""

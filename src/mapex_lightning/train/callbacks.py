@@ -247,7 +247,7 @@ class Predictions(Callback):
         if pl_module.task != "segmentation":
             self.rows += zip(names, probabilities.cpu(), strict=True)
             return
-        seen = tiles_of(batch).seen(*probabilities.shape[-2:])  # what no sensor saw has no class
+        seen = tiles_of(batch).valid_pixels(*probabilities.shape[-2:])  # what no sensor saw has no class
         masks = probabilities.argmax(1).masked_fill(~seen, IGNORED).to(torch.int16).cpu().numpy()
         first = 0
         for name, group in groupby(names):  # the parts of a tile come together

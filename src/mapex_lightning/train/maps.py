@@ -190,7 +190,7 @@ def _target(path: str, windows: Windows) -> Path:
 
 def valid_cells(tiles: Tiles, windows: Windows) -> Tensor:
     """Which cells of each window hold a valid pixel of any band of any sensor: (B, h, w) bool."""
-    here = tiles.seen(windows.side, windows.side)
+    here = tiles.valid_pixels(windows.side, windows.side)
     inner = slice(windows.margin, windows.margin + windows.plan.side * windows.step)
     cells = rearrange(here[:, inner, inner], "b (h p) (w q) -> b h w (p q)", p=windows.step, q=windows.step)
     return cells.any(-1)
