@@ -6,9 +6,10 @@
 Preset nano pre-trains on synthetic tiles in short epochs, each with validation, pictures and checkpoints, and with a
 process that reads data. Every few minutes the run gets SIGUSR1 or SIGTERM in turn, must end with exit code 75, and
 `mapex fit --run` is called again with the same words. Then every step must stand in the run's log exactly once. Memory
-is what the run and its children hold of their own (anonymous PSS: with the files that they map it would also tell when
-other programs begin and end that map the same), sampled every few seconds; its first third, in which everything is used
-for the first time, does not count: compared are the medians of the second third of a stretch and of the last.
+is what the run and its children hold beside files, in each of them (so what they share since they were forked counts in
+each), sampled every few seconds; its first third, in which everything is used for the first time, does not count:
+compared are the medians of the second third of a stretch and of the last. Proportional set sizes would be nearer to
+what the machine loses, and also tell how the kernel attributes pages that are shared, which changes over time.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Stretch(NamedTuple):
 
 
 def held(pid: int) -> float:
-    """Memory of a process and all its children in MB but for mapped files, shared pages divided by their sharers."""
+    """Memory of a process and of each of its children in MB, added up, but for mapped files."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -78,7 +79,7 @@ def held(pid: int) -> float:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")), 0)
+        total += next((int(line.split()[1]) for line in lines if line.startswith("Anonymous:")), 0)
     return total / 1024
 
 

@@ -162,7 +162,8 @@ def interrupt_ranks(folder: Path, words: Sequence[str], world: int, number: sign
             return time_of
         # One that is not yet ready to hear ends at once; another one that waits for it then misses it.
         assert {*codes} <= {ENDED[number], -number, -signal.SIGKILL, 1}, (codes, errors)
-        assert not any("Traceback" in error for error in errors), errors
+        # Processes that read tiles end by themselves when theirs is killed, and may say where they were.
+        assert number == signal.SIGKILL or not any("Traceback" in error for error in errors), errors
     assert end_of(commands(folder, ["fit", *words], world)) == [0] * world
     return 4
 
@@ -254,9 +255,10 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_with_one_process_instead_of_two(tmp_path: Path) -> None:
-    words = [*PRETRAIN, "--trainer.max_epochs", "30", "--run", "one"]
+    words = [*PRETRAIN, "--trainer.max_epochs", "6", "--run", "one"]
     first = start(tmp_path, [*words, *TWO])
-    time.sleep(30)
+    assert first.stdout is not None
+    assert any(line.startswith("epoch ") for line in first.stdout)
     first.send_signal(signal.SIGTERM)
     assert end(first)[0] == TRY_AGAIN
     said = refused(tmp_path, ["--run", "one", "--trainer.devices", "1"])

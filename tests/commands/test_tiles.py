@@ -231,6 +231,19 @@ def test_values_are_converted_only_as_asked_and_strange_ones_are_pointed_out(
     np.testing.assert_allclose(found[0], wanted, atol=1e-3)
 
 
+def test_zeros_that_an_offset_was_added_to_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def stored(east: np.ndarray, north: np.ndarray) -> np.ndarray:
+        return np.where(east < scenes.EAST + 200, 0, np.round(uneven(east, north) * 20 + 2500))
+
+    bands = MODALITIES["s2_rgb"].bands
+    files = [f"s2_rgb={scenes.write(tmp_path / f'{band}.tif', GROUND, [''], stored)}" for band in bands]
+    common = ["tiles", *files, *SIZE, "--split", "1,0,0", "--offset", "s2_rgb=-1000"]
+    assert main([*common, "--out", str(tmp_path / "blank")]) == 0
+    assert "look: s2_rgb stores 0, which becomes -1000 and counts as a value" in capsys.readouterr().out
+    assert main([*common, "--nodata", "s2_rgb=0", "--out", str(tmp_path / "known")]) == 0
+    assert "look:" not in capsys.readouterr().out
+
+
 def test_overlapping_tiles_in_another_zone_are_cut_too(place: Path, tmp_path: Path) -> None:
     further = ["--crs", "EPSG:32633", "--stride", "8", "--split", "1,0,0", "--max-nodata", "0"]
     assert main(["tiles", f"s1={place / 's1.tif'}", "--out", str(tmp_path / "next"), *SIZE, *further]) == 0
@@ -320,6 +333,6 @@ def test_real_scenes_of_four_sensors_become_tiles(
     shown = [f"{sensor}={folder / part / name}" for sensor, part in (("s2", "S2L2A"), ("s1", "S1RTC"), ("dem", "DEM"))]
     common = ["--bands", "dem=elevation", "--size", "32", "--block", "1", "--out", str(tmp_path / "real")]
     assert main(["tiles", *shown, *common]) == 0
-    assert len(rows(tmp_path / "real")) == 49
+    assert len(rows(tmp_path / "real")) == 36
     request = json.loads((tmp_path / "real" / "request.json").read_text())
     assert request["size"] == 32

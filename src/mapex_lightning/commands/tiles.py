@@ -38,10 +38,17 @@ def run(words: Sequence[str]) -> None:
     _check_sides(known.size, views)
     ground = reference(finest.scene.grid_of(finest.modality.bands), finest.modality.gsd, known.crs)
     tiling = Tiling(
-        known.out.resolve().name, ground, known.size, known.stride or known.size, known.split, known.block, known.seed
+        known.out.resolve().name,
+        ground,
+        known.size,
+        known.stride or known.size,
+        known.split,
+        known.block,
+        known.seed,
+        finest.modality.gsd,
     )
     cutter = Cutter(known.out, tiling, views, labels, known.max_nodata)
-    print("\n".join(_said(view, cutter.grid(view.modality, ground)) for view in views), flush=True)
+    print("\n".join(_said(view, cutter.grid(view.modality, tiling.first)) for view in views), flush=True)
     workers = min(known.workers, os.cpu_count() or 1)  # more would only wait for each other
     summary = cut(cutter, _request(known, views, labels, tiling), workers if workers > 1 else 0, _progress)
     print(_table(summary), flush=True)
@@ -111,7 +118,8 @@ def _views(known: argparse.Namespace) -> list[View]:
     for name, paths in files.items():
         given = tuple(bands[name].split(",")) if name in bands else None
         reading = Reading(given, nodata.get(name), scale.get(name, 1.0), offset.get(name, 0.0), name in decibels)
-        views.append(View(table[name], Scene(paths, table[name].bands, reading), table[name] not in unmeasured))
+        scene = Scene(paths, table[name].bands, reading, unit=table[name].unit)
+        views.append(View(table[name], scene, table[name] not in unmeasured))
     return views
 
 
@@ -246,7 +254,7 @@ def _scene(scene: Scene) -> dict[str, Any]:
 
 
 def _said(view: View, grid: Grid) -> str:
-    """One line on what becomes of a sensor, whose tiles are cut on a grid."""
+    """One line on what becomes of a sensor, whose first tile is cut on a grid."""
     modality, scene = view.modality, view.scene
     stored = scene.grid_of(modality.bands)
     how = "as stored" if stored.offset(grid) is not None else "warped"

@@ -306,6 +306,18 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         "s1 of Folder: VV holds -9999, VH holds -9999, which is how files mark that nothing was measured",
         "Declare it as nodata",
     ),
+    "zeros for nodata that an offset was added to": (
+        each("s2", half(-1000.0)),
+        "wrong",
+        "s2 of Folder: a hundredth of the pixels or more is exactly -1000 in every band, which is no value in reflect",
+        "takes it as --nodata",
+    ),
+    "decibels of a small number for nodata": (
+        each("s1", half(-99.7)),
+        "wrong",
+        r"s1 of Folder: a hundredth of the pixels or more is exactly -99\.7 in every band",
+        "takes it as --nodata",
+    ),
     "another gsd": (
         setter(sensors=(RADAR, replace(OPTICAL, gsd=20.0))),
         "wrong",
@@ -469,6 +481,13 @@ def test_every_illness_gets_its_sentence_and_a_remedy(
     matching = [f for f in findings if f.mark == mark and re.search(sentence, f.sentence)]
     assert matching, "\n".join(f.lines() for f in findings)
     assert re.search(remedy, matching[0].remedy), matching[0].lines()
+
+
+@pytest.mark.parametrize(("name", "value"), [("s2", 1.0), ("s1", -35.0)], ids=["darkest", "clipped"])
+def test_a_least_value_that_can_be_measured_is_no_nodata(name: str, value: float, tmp_path: Path) -> None:
+    plan = healthy()
+    each(name, lambda pixels: half(value)(pixels[:, :2]))(plan)
+    assert not [f for f in found(plan, tmp_path) if f.check == "nodata"]
 
 
 def test_the_other_checks_go_on_where_one_cannot(tmp_path: Path) -> None:

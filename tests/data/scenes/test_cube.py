@@ -11,7 +11,7 @@ import pytest
 import xarray
 
 from mapex_lightning.data.scenes.grid import Grid
-from mapex_lightning.data.scenes.scene import Scene
+from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.errors import MapexError
 from tests import scenes
 
@@ -81,6 +81,42 @@ def test_packing_and_fill_values_are_undone(tmp_path: Path) -> None:
     made = cube(t=(("y", "x"), pixels))
     made["t"].encoding = {"dtype": "int16", "scale_factor": 0.5, "add_offset": 20.0, "_FillValue": -9}
     np.testing.assert_array_equal(Scene([netcdf(made, tmp_path)]).read(["t"], GRID)[0], pixels)
+
+
+@pytest.mark.parametrize("write", [netcdf, zarr_of(2), zarr_of(3)], ids=["NetCDF", "Zarr 2", "Zarr 3"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {},
+        {"_FillValue": 9},
+        {"dtype": "int16"},
+        {"dtype": "uint16", "_FillValue": 9},
+        {"dtype": "int16", "scale_factor": 0.1, "add_offset": 0.3},
+        {"dtype": "int16", "scale_factor": 0.1, "_FillValue": 9},
+    ],
+    ids=["fractions", "and a fill value", "whole numbers", "and a fill value", "packed", "and a fill value"],
+)
+def test_given_and_plainly_declared_nodata_are_stored_values(
+    write: Write, encoding: dict[str, Any], tmp_path: Path
+) -> None:
+    stored = PIXELS.astype(encoding.get("dtype", "float32"))
+    made = cube(t=(("y", "x"), stored), u=(("y", "x"), stored))
+    made["t"].attrs = {**made["t"].attrs, **{key: its for key, its in encoding.items() if key != "dtype"}}
+    made["t"].attrs["nodata"] = 5
+    path = write(made, tmp_path)
+    wanted = np.isin(PIXELS, [5, 7, *([9] if "_FillValue" in encoding else [])])
+    found = Scene([path], reading=Reading(nodata=7)).read(["t", "u"], GRID)
+    np.testing.assert_array_equal(np.isnan(found), [wanted, PIXELS == 7])
+    kept = PIXELS * np.float32(encoding.get("scale_factor", 1)) + np.float32(encoding.get("add_offset", 0))
+    np.testing.assert_allclose(found[0][~wanted], kept[~wanted], rtol=1e-6)
+
+
+@pytest.mark.parametrize("nodata", ["none", np.nan, 70_000, 0.5, "NaN"])
+def test_nodata_that_no_stored_value_can_be_is_no_matter(nodata: float | str, tmp_path: Path) -> None:
+    made = cube(t=(("y", "x"), PIXELS.astype("uint16")))
+    made["t"].attrs["nodata"] = nodata
+    scene = Scene([netcdf(made, tmp_path)], reading=Reading(nodata=-9999.0))
+    np.testing.assert_array_equal(scene.read(["t"], GRID)[0], PIXELS)
 
 
 def test_latitude_and_longitude_in_degrees_are_wgs_84(tmp_path: Path) -> None:

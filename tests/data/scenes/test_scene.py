@@ -99,13 +99,54 @@ def test_declared_and_given_nodata_become_nan(tmp_path: Path) -> None:
     assert set(image[np.isnan(found)].tolist()) == {3, 7}
 
 
+SHIFTED = GRID.window(2, 2, 20, 20)._replace(transform=(10.0, 0.0, scenes.EAST + 25, 0.0, -10.0, scenes.NORTH - 25))
+
+
 def test_values_are_converted_after_warping(tmp_path: Path) -> None:
     path = scenes.write(tmp_path / "power_VV.tif", GRID, ["VV"], lambda east, north: (east - scenes.EAST) / 100 - 0.1)
-    shifted = GRID.window(2, 2, 20, 20)._replace(transform=(10.0, 0.0, scenes.EAST + 25, 0.0, -10.0, scenes.NORTH - 25))
-    power = 2 * Scene([path]).read(["VV"], shifted) + 1
-    found = Scene([path], reading=Reading(scale=2.0, offset=1.0, decibels=True)).read(["VV"], shifted)
+    power = 2 * Scene([path]).read(["VV"], SHIFTED) + 1
+    found = Scene([path], reading=Reading(scale=2.0, offset=1.0, decibels=True)).read(["VV"], SHIFTED)
     np.testing.assert_allclose(found, 10 * np.log10(power), rtol=1e-5)
     assert np.isnan(Scene([path], reading=Reading(decibels=True)).read(["VV"], GRID)[0, :, 0]).all()
+
+
+@pytest.mark.parametrize("grid", [SHIFTED, GRID.at(40.0)], ids=["bilinear", "average"])
+def test_decibels_are_warped_as_the_power_that_was_measured(grid: Grid, tmp_path: Path) -> None:
+    def looks(east: np.ndarray, north: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).exponential(0.1, east.shape)
+
+    stored = scenes.write(tmp_path / "power_VV.tif", GRID, ["VV"], looks)
+    logs = scenes.write(tmp_path / "dB_VV.tif", GRID, ["VV"], lambda e, n: 10 * np.log10(looks(e, n)))
+    wanted = 10 * np.log10(Scene([stored]).read(["VV"], grid))
+    for scene in (Scene([stored], reading=Reading(decibels=True)), Scene([logs], unit="dB")):
+        np.testing.assert_allclose(scene.read(["VV"], grid), wanted, atol=1e-4)
+    assert (wanted - Scene([logs]).read(["VV"], grid)).mean() > 0.8
+
+
+def test_decibels_of_the_same_grid_and_of_the_nearest_pixels_are_those_of_the_file(radar: Path) -> None:
+    stored = raster.read(radar, ["VV", "VH"])
+    np.testing.assert_array_equal(Scene([radar], unit="dB").read(["VV", "VH"], GRID), stored)
+    nearest = Scene([radar], unit="dB").read(["VV", "VH"], GRID.at(5.0), "nearest")
+    np.testing.assert_array_equal(nearest, stored.repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("blank", "reading", "unit"), [(0.0, Reading(decibels=True), None), (-np.inf, Reading(), "dB")], ids=["power", "dB"]
+)
+def test_what_is_no_power_takes_no_part_in_a_mean(
+    blank: float, reading: Reading, unit: str | None, tmp_path: Path
+) -> None:
+    value = 0.1 if reading.decibels else -10.0
+    path = scenes.write(tmp_path / "x_VV.tif", GRID, ["VV"], lambda e, n: np.where(e < scenes.EAST + 90, blank, value))
+    found = Scene([path], reading=reading, unit=unit).read(["VV"], GRID.at(20.0))[0]
+    assert np.isnan(found[:, :4]).all()
+    np.testing.assert_allclose(found[:, 4:], -10.0, atol=1e-4)
+
+
+def test_what_cannot_be_decibels_is_refused_and_not_averaged(tmp_path: Path) -> None:
+    path = scenes.write(tmp_path / "amplitude_VV.tif", GRID, ["VV"], lambda east, north: 0 * east + 4321)
+    with pytest.raises(MapexError, match=r"amplitude_VV\.tif holds 4321, which is nothing in decibels.*--decibels"):
+        Scene([path], unit="dB").read(["VV"], GRID.at(20.0))
 
 
 def test_a_declared_scale_is_not_applied_and_said(radar: Path) -> None:

@@ -50,10 +50,60 @@ def test_neighbours_in_a_block_are_on_the_same_side() -> None:
     assert len(set.union(*sides.values())) == 3
 
 
-def test_the_side_of_the_ground_does_not_depend_on_the_scene() -> None:
-    whole = {(spot.row, spot.column): spot.split for spot in spots(plan())}
-    part = spots(plan(GRID.window(40, 60, 200, 180)))
-    assert all(whole[spot.row + 40, spot.column + 60] == spot.split for spot in part)
+def shared(one: Tiling, two: Tiling) -> float:
+    """How deep a tile of one plan reaches into one of another that is on another side, at most; in metres."""
+    deepest = -np.inf
+    theirs = [(spot.split, two.grid.window(spot.row, spot.column, two.size, two.size).bounds) for spot in spots(two)]
+    for spot in spots(one):
+        mine = one.grid.window(spot.row, spot.column, one.size, one.size).bounds
+        other = np.array([bounds for split, bounds in theirs if split != spot.split])
+        depth = np.minimum(mine[2:], other[:, 2:]) - np.maximum(mine[:2], other[:, :2])
+        deepest = max(deepest, depth.min(axis=1).max())
+    return float(deepest)
+
+
+@pytest.mark.parametrize("stride", [20, 12, 31], ids=["", "with overlap", "with gaps"])
+@pytest.mark.parametrize(
+    ("other", "pixels"),
+    [
+        (GRID.window(40, 60, 280, 180), 0),
+        (GRID.window(33, 47, 290, 200), 0),
+        (GRID.window(10, 10, 320, 240), 0),
+        (scenes.grid(10.0, 330, scenes.EAST - 145, scenes.NORTH + 85), 1),
+        (scenes.grid(10.0, 330, scenes.EAST + 3.3, scenes.NORTH - 7.9), 1),
+        (scenes.grid(9.996, 330, scenes.EAST - 60, scenes.NORTH + 40), 1),
+        (scenes.grid(10.04, 330, scenes.EAST - 60, scenes.NORTH + 40), 1),
+    ],
+    ids=["tiles", "pixels", "half a tile", "half a pixel", "a third of a pixel", "shorter pixels", "longer pixels"],
+)
+def test_the_side_of_the_ground_does_not_depend_on_the_scene(other: Grid, pixels: int, stride: int) -> None:
+    one, two = (plan(grid, stride=stride, block=3)._replace(gsd=10.0) for grid in (GRID, other))
+    assert shared(one, two) < 10 * pixels + 1e-6
+    assert shared(two, two) < 10 * pixels + 1e-6
+
+
+def test_scenes_of_another_sensor_agree_where_tiles_are_as_large_in_metres() -> None:
+    landsat = scenes.grid(30.0, 110, scenes.EAST - 15, scenes.NORTH + 15)
+    assert shared(plan(size=60, stride=60), plan(landsat)) <= 15
+
+
+def test_without_overlap_no_tile_is_left_out_but_at_the_edges() -> None:
+    for east, north in ((0, 0), (470, 330), (5, -5), (-3.3, 7.9)):
+        tiling = plan(scenes.grid(10.0, 330, scenes.EAST + east, scenes.NORTH + north))
+        assert {len(row) for row in tiling.rows()} <= {15, 16}
+        assert len(tiling.rows()) >= 15
+
+
+def test_a_scene_that_is_too_small_for_the_raster_of_tiles_is_cut_from_its_corner() -> None:
+    (only,) = spots(plan(GRID.window(33, 47, 25, 25))._replace(shares=(1.0, 0.0, 0.0)))
+    assert (only.row, only.column) == (0, 0)
+
+
+def test_tiles_of_another_date_are_those_of_the_first() -> None:
+    later = plan(GRID.window(33, 47, 290, 200))
+    here = {(spot.row, spot.column, spot.split) for spot in spots(plan())}
+    assert {(spot.row + 33, spot.column + 47, spot.split) for spot in spots(later)} < here
+    assert later.first == GRID.window(40, 60, 20, 20)
 
 
 def test_another_seed_is_another_split() -> None:
@@ -100,12 +150,19 @@ def test_another_coordinate_system_covers_the_scene_from_multiples_of_a_pixel() 
 
 @pytest.mark.parametrize(
     "grid",
-    [scenes.grid(1 / 3600, 50, 7.5, 47.0, 4326), GRID._replace(transform=(8.0, 6.0, 7e5, 6.0, -8.0, 5.2e6))],
-    ids=["degrees", "rotated"],
+    [
+        scenes.grid(1 / 3600, 50, 7.5, 47.0, 4326),
+        GRID._replace(transform=(8.0, 6.0, 7e5, 6.0, -8.0, 5.2e6)),
+        GRID._replace(transform=(7.0, 0.0, 7e5, 0.0, -14.0, 5.2e6)),
+        GRID._replace(transform=(14.3, 0.0, 7e5, 0.0, -7.0, 5.2e6)),
+    ],
+    ids=["degrees", "rotated", "high", "wide"],
 )
-def test_squares_need_metres_and_north_and_a_zone_is_named(grid: Grid) -> None:
+def test_squares_need_metres_and_north_and_equal_sides_and_a_zone_is_named(grid: Grid) -> None:
     with pytest.raises(MapexError, match="--crs EPSG:32632"):
         reference(grid, 10.0)
+    squares = reference(grid, 10.0, "EPSG:32632").transform
+    assert (squares[0], squares[4]) == (10.0, -10.0)
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:99999", "Bern"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rasterio
+from rasterio.warp import transform
 
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.warp import Part, Resampling, onto
@@ -96,6 +97,23 @@ def test_a_place_elsewhere_is_nan_and_nothing_is_read() -> None:
 
     for grid in (scenes.grid(east=200_000.0), scenes.grid(epsg=32719), scenes.grid(1 / 3600, 8, -60.0, -10.0, 4326)):
         assert np.isnan(onto(grid, SOURCE, refuse, 2)).all()
+
+
+@pytest.mark.parametrize("west", [179.0, -181.0, 180.2], ids=["from the west", "from the east", "beyond it"])
+def test_a_source_in_degrees_reaches_across_the_antimeridian(west: float) -> None:
+    source = scenes.grid(0.01, 200, west, 11.0, 4326)
+    image = np.broadcast_to(source.transform[2] % 360 + 0.01 * (np.arange(200) + 0.5), (1, 200, 200)).astype(np.float32)
+    east = 150_000.0 if west < 180 else 190_000.0  # the antimeridian is at 171,000 m
+    grid = scenes.grid(1000.0, 60, east, 1_120_000.0, 32601)
+    found = brought(grid, image, source)[0]
+    _, _, c, _, _, f = grid.transform
+    rows, columns = np.mgrid[:60, :60] + 0.5
+    longitudes = transform(grid.crs, "EPSG:4326", (c + 1000 * columns).ravel(), (f - 1000 * rows).ravel())[0]
+    wanted = (np.array(longitudes) % 360).reshape(60, 60)
+    assert (wanted.min() < 180) == (west < 180)
+    inside = wanted > (west % 360) + 0.02
+    assert inside.sum() > 1000
+    np.testing.assert_allclose(found[inside], wanted[inside], atol=1e-3)
 
 
 def test_coordinate_systems_without_a_way_between_them_are_named() -> None:

@@ -161,6 +161,13 @@ def test_pixels_of_another_size_than_the_modality_says_are_refused(folder: Path,
         tiles(folder).read("a", [replace(S1, gsd=gsd)])
 
 
+def test_pixels_that_are_no_squares_are_refused(folder: Path) -> None:
+    oblong = place()._replace(transform=(7.1, 0.0, 500_000.0, 0.0, -14.1, 5_000_000.0))
+    raster.write(folder / "a_s1.tif", image(0, 2), S1.bands, oblong)
+    with pytest.raises(MapexError, match=r"Tile a: the pixels of s1 are 7\.1 wide and 14\.1 high"):
+        tiles(folder).read("a", [S1])
+
+
 @pytest.mark.parametrize(("epsg", "pixel"), [(3857, 10.0), (3857, 15.6), (4326, 1e-4)])
 def test_projections_that_stretch_the_ground_are_no_reason_to_refuse(folder: Path, epsg: int, pixel: float) -> None:
     north = {3857: 6_446_275.0, 4326: 50.0}[epsg]

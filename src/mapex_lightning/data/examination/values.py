@@ -15,6 +15,9 @@ from mapex_lightning.modality import Modality
 FILLERS = (-9999.0, -32768.0, -32767.0, -99999.0, -999.0)
 """Values that files often hold where nothing was measured."""
 
+CUT = 2**-15
+"""Share of itself by which a percentile may be off."""
+
 ENORMOUS = 1e30
 """Beyond it lies the other usual filler, the greatest float32."""
 
@@ -37,6 +40,9 @@ INVALID = 0.5
 
 ZEROS = 0.05
 """Share of pixels of exactly 0 in every band, in units where that means that nothing was measured."""
+
+FLOORS = {"reflectance x 10000": 0.0, "reflectance": 0.0, "dB": -60.0, "kelvin": 100.0}
+"""Below it nothing is measured but by noise, which is never the same in many pixels and all bands."""
 
 OFFSET = 1000.0
 """What ESA has added to Sentinel-2 products since processing baseline 04.00 (January 2022)."""
@@ -230,6 +236,22 @@ def _fillers(modality: Modality, pixels: Pixels, name: str) -> Iterator[Finding]
             f"{name}: {some(found)}, which is how files mark that nothing was measured, and is taken for a value.",
             "Declare it as nodata in the files, for instance with `rio edit-info --nodata`.",
         )
+    elif (value := _common(statistics)) < FLOORS.get(modality.unit, -np.inf):
+        yield Finding(
+            "wrong",
+            "nodata",
+            f"{name}: a hundredth of the pixels or more is exactly {value:g} in every band, which is no value in "
+            f"{modality.unit} but nodata to which a scale or an offset was applied.",
+            "Make the files again from those that declare their nodata; `mapex tiles` takes it as --nodata SENSOR=0.",
+        )
+
+
+def _common(statistics: Statistics) -> float:
+    """The least value, if a hundredth of the pixels of every band or more hold it; else infinity."""
+    least, first = (np.array(its) for its in (statistics.minimum, statistics.percentile(1)))
+    least, first = least[np.isfinite(least)], first[np.isfinite(least)]
+    near = np.abs(first - least) <= CUT * np.abs(least)
+    return float(least[0]) if least.size and near.all() and (least == least[0]).all() else np.inf
 
 
 def _unit(modality: Modality, pixels: Pixels, name: str, measured: Sequence[int]) -> Iterator[Finding]:

@@ -154,7 +154,9 @@ def scenes_of(
         if name not in names:
             raise unknown("sensor", name, names, "Give files of sensors that the model reads")
     return {
-        one.name: Scene([Path(file) for file in files[one.name]], one.bands, reading.get(one.name, STORED))
+        one.name: Scene(
+            [Path(file) for file in files[one.name]], one.bands, reading.get(one.name, STORED), unit=one.unit
+        )
         for one in modalities
         if one.name in files
     }

@@ -2,7 +2,7 @@
 
 The coordinate system is that of the CF conventions: a grid mapping with ``crs_wkt`` or ``spatial_ref``, as rioxarray,
 odc-geo and GDAL write it. Packing (``scale_factor``, ``add_offset``, ``_FillValue``) is undone, as every reader of
-these formats does.
+these formats does. The attribute ``nodata`` of a variable, which odc-stac writes, is a stored value that is invalid.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray
@@ -27,6 +28,9 @@ AXES = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"), ("northing", "eas
 EVEN = 0.1
 """Coordinates may be this share of a pixel off, as those stored in single precision are."""
 
+PACKING = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
+"""How stored values become others, and which are invalid."""
+
 _NETCDF = (".nc", ".nc4", ".cdf")
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 
@@ -41,10 +45,12 @@ class Cube(Source):
 
     Args:
         path: a NetCDF file or a Zarr store.
+        nodata: the stored value of invalid pixels, in addition to what the variables declare.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, nodata: float | None = None) -> None:
         super().__init__(path)
+        self.nodata = nodata
 
     @cached_property
     def bands(self) -> tuple[str, ...]:
@@ -85,8 +91,25 @@ class Cube(Source):
                 image = self._cube[variable].isel({**further, **at}).transpose(y, x).to_numpy()
             except (OSError, RuntimeError, ValueError) as error:
                 raise MapexError(f"{self.path} cannot be read (band {band}; {error}). Fetch it again.") from error
-            images.append(image[::-1] if upward else image)
-        return np.stack(images).astype(np.float32)
+            pixels = image.astype(np.float32)
+            for marker in self._markers[variable]:
+                pixels[image == marker] = np.nan
+            images.append(pixels[::-1] if upward else pixels)
+        return np.stack(images)
+
+    @cached_property
+    def _markers(self) -> dict[Hashable, list[np.ndarray]]:
+        """What invalid stored values are once a variable is unpacked, where they are not among its fill values."""
+        return {name: self._unpacked(name) for name, _ in self._places.values()}
+
+    def _unpacked(self, name: Hashable) -> list[np.ndarray]:
+        """The nodata values of a variable as xarray reads them."""
+        variable = self._cube[name]
+        packing = {key: its for key in PACKING if (its := variable.encoding.get(key)) is not None}
+        kind = np.dtype(variable.encoding.get("dtype", variable.dtype))
+        found = (_stored(nodata, kind) for nodata in (self.nodata, variable.attrs.get("nodata")))
+        cubes = (xarray.Dataset({"nodata": ((), stored, packing)}) for stored in found if stored is not None)
+        return [xarray.decode_cf(cube, decode_times=False)["nodata"].to_numpy() for cube in cubes]
 
     @cached_property
     def _axes(self) -> tuple[str, str]:
@@ -182,3 +205,16 @@ class Cube(Source):
             ) from error
         except (OSError, RuntimeError, KeyError) as error:
             raise MapexError(f"{self.path} cannot be opened as a cube ({error}). Fetch it again.") from error
+
+
+def _stored(nodata: Any, kind: np.dtype[Any]) -> np.ndarray | None:
+    """A nodata value in the type of a file; None where it is no number, or none of that type."""
+    try:
+        number = float(np.asarray(nodata, dtype=np.float64).item())
+    except (TypeError, ValueError):
+        return None
+    if np.issubdtype(kind, np.integer):
+        limits = np.iinfo(kind)
+        if not (limits.min <= number <= limits.max and number == round(number)):
+            return None
+    return np.array(number).astype(kind)

@@ -324,15 +324,21 @@ def _config(
 
 
 def _remarks(views: Iterable[View], statistics: Mapping[str, Statistics]) -> Iterable[str]:
-    """What the user should look at: scales that are not applied, values that are most likely in another unit."""
+    """What the user should look at: scales that are not applied, zeros with an offset, values in another unit."""
     for modality, scene, known in views:
         yield from scene.remarks
         if modality.name not in statistics:
             yield f"{modality.name} is in no training tile: its scene lies elsewhere, or too much of it is invalid"
             continue
+        found = statistics[modality.name]
+        offset = np.float32(scene.reading.offset)
+        if offset and not scene.reading.decibels and (np.array(found.minimum) == offset).all():
+            yield (
+                f"{modality.name} stores 0, which becomes {offset:g} and counts as a value: if nothing was measured "
+                f"there, add --nodata {modality.name}=0"
+            )
         if not known:
             continue
-        found = statistics[modality.name]
         size, usual = (np.hypot(its.mean, its.std) for its in (found, modality))
         ratio = size / usual
         if ratio.min() > STRANGE or ratio.max() < 1 / STRANGE:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mapex_lightning.data.decibels import decibels
+from mapex_lightning.data.decibels import DECIBELS, decibels, power
 from mapex_lightning.data.scenes.cube import Cube, is_cube
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.safe import is_safe, refuse_if_inside, sentinel2
 from mapex_lightning.data.scenes.source import RasterFile, Source
-from mapex_lightning.data.scenes.warp import Resampling, onto
+from mapex_lightning.data.scenes.warp import Part, Resampling, onto
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.tiles import IGNORED
 
@@ -34,7 +34,7 @@ class Reading:
         bands: what the bands of the rasters are called, in stored order over all of them, whatever they say themselves.
         nodata: the stored value of invalid pixels, in addition to what the files declare.
         scale: the factor, such as 10000 for reflectance that is stored as a fraction.
-        offset: the summand, such as -1000 for single Sentinel-2 files since processing baseline 04.00.
+        offset: the summand, such as -1000 for single Sentinel-2 files since processing baseline 04.00 (nodata is 0).
         decibels: 10 times the decimal logarithm, for backscatter that is stored as power; NaN where it is not positive.
     """
 
@@ -60,6 +60,9 @@ class Reading:
 STORED = Reading()
 """Values and names as they are stored."""
 
+LOUDEST = 300.0
+"""More decibels than anything has, of which the power still is a float32."""
+
 
 class Scene:
     """The rasters that hold one sensor's bands at one place.
@@ -76,6 +79,7 @@ class Scene:
             twice.
         unnamed: what the bands of an only raster that does not describe them are called, if it has as many.
         reading: how values are to be read; conversions come after warping.
+        unit: that of the modality. Decibels are warped as power: the mean of backscatter is not that of its logarithm.
         trusted: False for files of a data set, which may be rasters only and point to no others; who names a scene on
             the command line knows what it is.
     """
@@ -86,6 +90,7 @@ class Scene:
         unnamed: Sequence[str] | None = None,
         reading: Reading = STORED,
         *,
+        unit: str | None = None,
         trusted: bool = True,
     ) -> None:
         if not files:
@@ -93,6 +98,7 @@ class Scene:
         self.files = tuple(Path(file) for file in files)
         self.unnamed = None if unnamed is None else tuple(unnamed)
         self.reading = reading
+        self.unit = unit
         self.trusted = trusted
 
     @cached_property
@@ -139,15 +145,37 @@ class Scene:
             Shape (C, H, W), float32; NaN where there is no valid pixel.
 
         Raises:
-            MapexError: a band is not there, or a file is damaged or does not say where it lies.
+            MapexError: a band is not there, a file is damaged or does not say where it lies, or its values cannot be
+                decibels.
         """
         out = np.empty((len(bands), grid.height, grid.width), dtype=np.float32)
         holders = [self._holder(band) for band in bands]
         for source in dict.fromkeys(holders):
             rows = [row for row, holder in enumerate(holders) if holder is source]
             held = [bands[row] for row in rows]
-            out[rows] = onto(grid, source.grid, partial(source.read, held), len(held), resampling)
-        return self.reading.converted(out)
+            if self._in_decibels and resampling != "nearest" and source.grid.offset(grid) is None:
+                read = partial(self._power, source, held)
+                out[rows] = decibels(onto(grid, source.grid, read, len(held), resampling))
+            else:
+                read = partial(source.read, held)
+                out[rows] = self.reading.converted(onto(grid, source.grid, read, len(held), resampling))
+        return out
+
+    @property
+    def _in_decibels(self) -> bool:
+        """Whether values are handed over in decibels, whose mean is not that of what was measured."""
+        return self.reading.decibels or self.unit == DECIBELS
+
+    def _power(self, source: Source, bands: Sequence[str], part: Part) -> np.ndarray:
+        """Pixels of a part, which are handed over in decibels, as power."""
+        values = self.reading.converted(source.read(bands, part))
+        loudest = np.max(values, initial=-np.inf, where=np.isfinite(values))
+        if loudest > LOUDEST:
+            raise MapexError(
+                f"{source.path} holds {loudest:.4g}, which is nothing in decibels. Say what its values are with "
+                "--nodata, --scale, --offset and --decibels of mapex tiles, or data.reading of a config."
+            )
+        return power(values)
 
     def read_classes(self, grid: Grid) -> np.ndarray:
         """The only band as class indexes on a grid, each from the nearest pixel.
@@ -222,7 +250,7 @@ class Scene:
         if is_safe(path):
             return sentinel2(path)
         if is_cube(path):
-            return [Cube(path)]
+            return [Cube(path, self.reading.nodata)]
         if path.suffix == ".zip":
             raise MapexError(f"{path} is an archive. Unpack it and give what is inside.")
         refuse_if_inside(path)

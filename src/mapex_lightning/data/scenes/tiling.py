@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -45,9 +45,13 @@ class Tiling(NamedTuple):
     """A plan of square tiles over a grid, in splits by blocks of ground.
 
     A block is a square of the map that starts at the map's own origin, and its split follows from a hash of its place:
-    tiles of a block are on the same side, scenes of other dates and sensors agree, and what was split once stays so
-    when ground is added. A tile belongs to the block of its middle. Where tiles overlap, those that reach into a block
-    of another split are left out, so that no pixel is on two sides.
+    scenes of other dates, corners and sensors agree, if their tiles are cut in one coordinate system, as large in
+    metres and with the same blocks, shares and seed; what was split once stays so when ground is added.
+
+    Tiles begin at multiples of the stride from the map's origin, so that without overlap each lies in one block, and
+    less than a stride is left over at each edge of the grid. Where the grid is too small for one of them, they begin at
+    its corner. Tiles that reach into a block of another split are left out: no pixel is on two sides. A pixel is where
+    its middle is, so where the pixels of two scenes lie between each other's, less than one is shared at a border.
 
     Attributes:
         name: what the ids of tiles begin with.
@@ -57,6 +61,8 @@ class Tiling(NamedTuple):
         shares: of train, val and test.
         block: side of a block in tiles.
         seed: another seed is another split.
+        gsd: metres per pixel as the modality says, which blocks are measured in: pixels of 9.996 m may pass for 10 m.
+            None takes those of the grid.
     """
 
     name: str
@@ -66,20 +72,15 @@ class Tiling(NamedTuple):
     shares: tuple[float, float, float]
     block: int
     seed: int = 0
+    gsd: float | None = None
 
     def rows(self) -> list[list[Spot]]:
-        """The whole tiles that fit into the grid, row by row; a rest at the right or at the bottom is left over.
+        """The whole tiles that fit into the grid, row by row; a rest at its edges is left over.
 
         Raises:
             MapexError: none fits, or a split would be empty; the sentence says what would help.
         """
-        tops = range(0, self.grid.height - self.size + 1, self.stride)
-        lefts = range(0, self.grid.width - self.size + 1, self.stride)
-        if not (tops and lefts):
-            raise MapexError(
-                f"No tile of {self.size} pixels fits into {self.grid.height} rows and {self.grid.width} columns. "
-                "Take a smaller --size."
-            )
+        tops, lefts = self._tops, self._lefts
         rows = [list(self._row(top, lefts)) for top in tops]
         found = {spot.split for row in rows for spot in row}
         empty = [split for split, share in zip(SPLITS, self.shares, strict=True) if share and split not in found]
@@ -92,17 +93,60 @@ class Tiling(NamedTuple):
             )
         return rows
 
-    def _row(self, top: int, lefts: Sequence[int]) -> Iterator[Spot]:
-        for left in lefts:
-            split = self._split(top + self.size / 2, left + self.size / 2)
-            corners = [(top + down, left + right) for down in self._reach for right in self._reach]
-            if split and (self.stride >= self.size or all(self._split(*corner) == split for corner in corners)):
-                yield Spot(f"{self.name}-r{top:05d}-c{left:05d}", split, top, left)
+    @property
+    def first(self) -> Grid:
+        """The pixels of the first tile; all others are multiples of the stride away.
+
+        Raises:
+            MapexError: no tile fits into the grid.
+        """
+        return self.grid.window(self._tops[0], self._lefts[0], self.size, self.size)
 
     @property
-    def _reach(self) -> tuple[float, float]:
-        """Where the first and the last pixel of a tile have their middles."""
-        return 0.5, self.size - 0.5
+    def _tops(self) -> Sequence[int]:
+        """The first rows of tiles; blocks hold their lower edge, and a row belongs to where its middle is."""
+        *_, step, north = self.grid.transform
+        near = self._multiples(north, step, self.grid.height)
+        return self._fitting({math.floor(place + 0.5) for place in near}, self.grid.height)
+
+    @property
+    def _lefts(self) -> Sequence[int]:
+        """The first columns of tiles; blocks hold their left edge, and a column belongs to where its middle is."""
+        step, _, west, *_ = self.grid.transform
+        near = self._multiples(west, step, self.grid.width)
+        return self._fitting({math.ceil(place - 0.5) for place in near}, self.grid.width)
+
+    def _multiples(self, corner: float, step: float, length: int) -> list[float]:
+        """Where multiples of the stride lie along an axis of the grid, in pixels: all within it."""
+        stride = self._pixel * self.stride
+        ends = sorted((corner / stride, (corner + step * length) / stride))
+        numbers = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
+        return [round((number * stride - corner) / step, 6) for number in numbers]  # half a pixel stays half a pixel
+
+    def _fitting(self, starts: Iterable[int], length: int) -> Sequence[int]:
+        """Those starts at which a tile fits, in order, or else those from the corner on."""
+        last = length - self.size
+        found = sorted(start for start in starts if 0 <= start <= last) or range(0, last + 1, self.stride)
+        if not found:
+            raise MapexError(
+                f"No tile of {self.size} pixels fits into {self.grid.height} rows and {self.grid.width} columns. "
+                "Take a smaller --size."
+            )
+        return found
+
+    @property
+    def _pixel(self) -> float:
+        """The side of a pixel in map units, as the modality says."""
+        side = self.grid.transform[0]
+        return side if self.gsd is None else side * (self.gsd / self.grid.gsd)
+
+    def _row(self, top: int, lefts: Sequence[int]) -> Iterator[Spot]:
+        within = (0.5, self.size / 2, self.size - 0.5)  # the middles of the first and the last pixel, and its own
+        for left in lefts:
+            splits = {self._split(top + down, left + right) for down in within for right in within}
+            split = splits.pop()
+            if split and not splits:
+                yield Spot(f"{self.name}-r{top:05d}-c{left:05d}", split, top, left)
 
     @staticmethod
     def _ends(starts: Sequence[int]) -> tuple[int, int]:
@@ -111,8 +155,9 @@ class Tiling(NamedTuple):
     def _block(self, row: float, column: float) -> tuple[int, int]:
         """The block that a place lies in, counted from the origin of the map."""
         a, _, c, _, e, f = self.grid.transform
-        side = self.block * self.size * a
-        return math.floor((c + a * column) / side), math.floor((f + e * row) / side)
+        side = self.block * self.size * self._pixel
+        x, y = (c + a * column) / side, (f + e * row) / side
+        return math.floor(round(x, 9)), math.floor(round(y, 9))  # what lies on a border is no matter of rounding
 
     def _split(self, row: float, column: float) -> Split | None:
         """The split of the block that a place lies in; None where the shares leave a rest."""
@@ -132,13 +177,20 @@ def reference(grid: Grid, gsd: float, crs: str | None = None) -> Grid:
         crs: another coordinate system, such as ``EPSG:32632``; pixels then begin at multiples of `gsd`.
 
     Raises:
-        MapexError: the scene's grid is rotated or in degrees, or the other system is unknown, in degrees or not one for
-            this place.
+        MapexError: the scene's grid is rotated, in degrees or of oblong pixels, or the other system is unknown, in
+            degrees or not one for this place.
     """
     if crs is not None:
         return _covering(grid, gsd, crs)
-    if not grid.north_up or not parsed(grid.crs).is_projected:
-        what = "rotated" if parsed(grid.crs).is_projected else f"in degrees ({name_of(grid.crs)})"
+    width, _, _, _, height, _ = grid.transform
+    what = ""
+    if not parsed(grid.crs).is_projected:
+        what = f"in degrees ({name_of(grid.crs)})"
+    elif not grid.north_up:
+        what = "rotated"
+    elif abs(width / height) - 1 > CLOSE or abs(height / width) - 1 > CLOSE:
+        what = f"of pixels that are {width:g} wide and {-height:g} high"
+    if what:
         raise MapexError(
             f"The scene of the finest sensor is {what}, and tiles are squares of metres. Choose their coordinate "
             f"system, for instance with --crs {utm_of(grid)}."

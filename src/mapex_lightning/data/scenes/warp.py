@@ -27,6 +27,9 @@ COARSER = 1.5
 LATTICE = 33
 """Points per side of a grid at which its place on another one is looked up."""
 
+TURN = 360.0
+"""Degrees once around the Earth."""
+
 
 class Part(NamedTuple):
     """A window of whole pixels.
@@ -123,6 +126,9 @@ def _under(grid: Grid, source: Grid, margin: int) -> Part:
     points = points[:, np.isfinite(points).all(0)]
     if not points.size:
         return Part(0, 0, 0, 0)
+    if parsed(source.crs).is_geographic:  # 180.5 and -179.5 degrees are one place, and a source knows it as one of them
+        left, _, right, _ = source.bounds
+        points[0] -= TURN * np.round((points[0] - (left + right) / 2) / TURN)
     at = np.array([source.pixel(*point) for point in points.T])
     (left, top), (right, bottom) = np.floor(at.min(0)).astype(int), np.ceil(at.max(0)).astype(int)
     row, column = int(top) - margin, int(left) - margin

@@ -98,7 +98,7 @@ class Folder(TileSet):
 
         Raises:
             MapexError: a raster is missing, damaged, outside root or lacks a band, its pixels are of another size than
-                its modality says, the rasters and the mask cover different ground, or a label is unknown.
+                its modality says or no squares, the rasters and the mask cover different ground, or a label is unknown.
         """
         files = self._entry(key).files
         self._columns(modalities)
@@ -225,6 +225,13 @@ class Folder(TileSet):
                 f"Tile {key}: the pixels of {modality.name} are {side.ground:.3g} m wide by their georeference, and "
                 f"the modality has gsd: {modality.gsd:g}. Correct gsd, or resample the files, for instance with "
                 "`rio warp`."
+            )
+        a, b, _, d, e, _ = grid.transform
+        width, height = float(np.hypot(a, d)), float(np.hypot(b, e))
+        if side is not None and side.nominal is not None and max(width / height, height / width) - 1 > ground.TOLERANCE:
+            raise MapexError(
+                f"Tile {key}: the pixels of {modality.name} are {width:.3g} wide and {height:.3g} high, and squares "
+                "are expected. Resample the files, for instance with `rio warp`."
             )
 
     def _check_ground(self, key: str, grids: Mapping[str, Grid]) -> None:
