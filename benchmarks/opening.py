@@ -131,7 +131,7 @@ def packed(tiles: int, folder: Path) -> Path:
     rows.flush()
     np.lib.format.open_memmap(folder / "s1-00000.npy", "w+", np.uint8, (tiles, 2, 1, 1)).flush()
     files = {"s1": Files("uint8", (2, 1, 1), None, {"s1-00000.npy": tiles}, MODALITIES["s1"])}
-    (folder / INDEX).write_text(Index("made up", "multiclass", ("any",), (), files, None, "").text(), encoding="utf-8")
+    (folder / INDEX).write_text(Index("made up", "multiclass", ("any",), (), files, None, {}).text(), encoding="utf-8")
     return folder
 
 

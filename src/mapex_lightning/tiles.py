@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
@@ -68,6 +69,19 @@ class Tiles(NamedTuple):
     def batch_size(self) -> int:
         """The number of tiles B."""
         return len(next(iter(self.present.values())))
+
+    def valid_pixels(self, rows: int, columns: int) -> Tensor:
+        """Which pixels of a grid over the tiles hold a valid value of any band of any sensor: (B, rows, columns) bool.
+
+        Args:
+            rows: of the grid.
+            columns: of the grid, whose pixels take what the nearest of each sensor's say.
+        """
+        found = []
+        for name, image in self.images.items():
+            here = image.isfinite().any(1, keepdim=True) & self.present[name][:, None, None, None]
+            found.append(F.interpolate(here.float(), (rows, columns), mode="nearest-exact").bool()[:, 0])
+        return torch.stack(found).any(0)
 
     def only(self, names: Iterable[str]) -> Tiles:
         """The same tiles with those of the named modalities that they have, in that order."""

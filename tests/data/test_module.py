@@ -10,21 +10,26 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mapex_lightning.data import raster
 from mapex_lightning.data.cuts import BadTileWarning
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.packed.packing import Packing, pack
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.scenes.scene import Reading
 from mapex_lightning.data.sets.eurosat import EuroSAT
 from mapex_lightning.data.sets.folder import Folder
+from mapex_lightning.data.sets.packed import Packed
+from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.tileset import DATA, Split, TileSet
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
-from mapex_lightning.tiles import Tile, Tiles
+from mapex_lightning.tiles import IGNORED, Tile, Tiles
 from tests.small import PLACE, folder, world
+from tests.workshop import trainer_of
 
 S1, S2, DEM = modalities(["s1", "s2", "dem"])
 
@@ -108,13 +113,14 @@ def test_prediction_goes_once_through_the_split_asked_for() -> None:
 
 def test_a_tile_of_the_predicted_split_is_where_its_data_set_says(tmp_path: Path) -> None:
     source = folder(tmp_path, ["test"])
-    found = data([world(), source]).georeference("t0")
-    assert found == source.georeference("t0") is not None
-    assert data([world()]).georeference("test-000000") is None
+    found = data([world(), source]).layout("t0").place
+    assert found is not None
+    assert found == source.georeference("t0")
+    assert data([world()]).layout("test-000000").place is None
 
 
 @pytest.mark.parametrize("gsd", [2.5, 5.0, 20.0])
-def test_a_crop_is_placed_in_pixels_of_what_is_read_whatever_the_resolution_of_its_mask(
+def test_a_tile_is_placed_in_pixels_of_what_is_read_whatever_the_resolution_of_its_mask(
     gsd: float, tmp_path: Path
 ) -> None:
     labelled = folder(tmp_path, ["test"], labels=["mask.tif"])
@@ -122,10 +128,89 @@ def test_a_crop_is_placed_in_pixels_of_what_is_read_whatever_the_resolution_of_i
     side = int(80 / gsd)
     raster.write_mask(tmp_path / "mask.tif", np.zeros((side, side), dtype=np.int64), place)
     source = Folder(labelled.manifest, "segmentation", ["x"])
-    found = data([source], size=4).georeference("t0")
+    found = data([source], size=4).layout("t0").place
     assert found is not None
-    assert found.transform == (10.0, 0.0, 500_020.0, 0.0, -10.0, 4_999_980.0)
-    assert found.shape == (4, 4)
+    assert found.transform == (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+    assert found.shape == (8, 8)
+
+
+# All of a tile, and its centre
+
+
+def dense(**settings: Any) -> TileData:
+    source = Synthetic(task="segmentation", train=4, val=3, test=3, size=20, missing=0)
+    return data([source], ["s1"], **({"batch_size": 20} | settings))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_where_every_pixel_has_a_class_every_pixel_of_a_tile_is_judged_once(split: Split) -> None:
+    module = dense()
+    loader = module.val_dataloader() if split == "val" else module.test_dataloader()
+    found: dict[str, list[int]] = {}
+    for tiles, target in loader:
+        assert tiles.images["s1"].shape[1:] == (2, 8, 8)
+        for name, mask in zip(tiles.names, target, strict=True):
+            found.setdefault(name, []).extend(mask[mask != IGNORED].tolist())
+    source = module.sets[0]
+    for key in source.keys(split):
+        assert sorted(found[key]) == sorted(np.asarray(source.label(key)).ravel().tolist())
+    assert list(found) == list(source.keys(split))
+
+
+def test_a_batch_has_about_as_many_parts_as_it_has_tiles_in_training() -> None:
+    sizes = [[tiles.batch_size for tiles, _ in dense(batch_size=size).test_dataloader()] for size in (2, 9, 20)]
+    assert sizes == [[9, 9, 9], [9, 9, 9], [18, 9]]
+
+
+def test_while_a_model_is_trained_the_centre_is_judged_and_afterwards_all_of_a_tile() -> None:
+    class Count(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(torch.zeros(1, 32), batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            rows.append(batch[0].batch_size)
+
+    rows: list[int] = []
+    module, model, trainer = dense(batch_size=4), Count(), trainer_of()
+    trainer.fit(model, datamodule=module)
+    assert rows == [3]
+    trainer.validate(model, datamodule=module, verbose=False)
+    assert rows == [3, 9, 9, 9]
+
+
+def test_labels_of_whole_tiles_are_judged_by_the_centre() -> None:
+    source = Synthetic(train=4, val=3, test=3, size=20, missing=0)
+    (batch,) = data([source], batch_size=4).test_dataloader()
+    assert batch[0].batch_size == 3
+
+
+def test_parts_without_a_valid_pixel_are_left_out_and_a_tile_without_one_is_refused(tmp_path: Path) -> None:
+    made = folder(tmp_path, ["test"], labels=["mask.tif"])
+    image = np.full((2, 8, 8), np.nan, dtype=np.float32)
+    image[:, :, 5] = 1.0
+    raster.write(tmp_path / "t0.tif", image, S1.bands, PLACE)
+    raster.write_mask(tmp_path / "mask.tif", np.zeros((8, 8), dtype=np.int64), PLACE)
+    source = Folder(made.manifest, "segmentation", ["x"])
+    ((tiles, _),) = data([source], size=4, batch_size=4).test_dataloader()
+    assert tiles.images["s1"][:, 0, 0, 1].tolist() == [1.0, 1.0]
+    assert [float(corner.x) for corner in data([source], size=4).layout("t0").corners] == [40.0, 40.0]
+    raster.write(tmp_path / "t0.tif", image * np.nan, S1.bands, PLACE)
+    with pytest.raises(MapexError, match="Tile t0 has no valid pixel; leave it out"):
+        data([source], size=4).test_dataloader()
+
+
+@pytest.mark.parametrize("size", [8, 20, 24])
+def test_packed_tiles_are_judged_as_the_same_tiles_are(size: int, tmp_path: Path) -> None:
+    plain = dense(size=size)
+    pack(Packing(plain.sets[0], (S1,), tmp_path))
+    packed = data([Packed(tmp_path)], ["s1"], size=size, batch_size=20)
+    for wanted, stored in zip(plain.test_dataloader(), packed.test_dataloader(), strict=True):
+        batch = packed.on_after_batch_transfer(stored, 0)
+        assert not isinstance(batch, Tiles)
+        tiles, target = batch
+        assert tiles.names == wanted[0].names
+        assert torch.equal(tiles.images["s1"].nan_to_num(), wanted[0].images["s1"].nan_to_num())
+        assert torch.equal(target, wanted[1])
 
 
 # Mixtures and sensors that are absent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from math import lcm
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapex_lightning.data.tileset import GeoReference
-from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws, place_of, symmetry
+from mapex_lightning.data.transforms import Drawn, Layout, crop, dihedral, draws, parts, place_of, symmetry
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile
@@ -199,3 +200,60 @@ def test_draws_are_even_and_know_nothing_of_each_other() -> None:
 def test_numbers_drawn_beforehand_are_used_one_after_the_other() -> None:
     chance = Drawn([0.0, 0.5, 0.999])
     assert [chance.integers(8) for _ in range(3)] == [0, 4, 7]
+
+
+# Parts
+
+
+@given(scenes, st.integers(1, 5))
+def test_parts_hold_every_pixel_of_a_mask_once_and_all_sensors_agree(
+    made: tuple[Tile, list[Modality]], blocks: int
+) -> None:
+    tile, modalities = made
+    assert isinstance(tile.target, np.ndarray)
+    counted: list[int] = []
+    for part in parts(tile, modalities, blocks * lcm(*(int(one.gsd) for one in modalities))):
+        target = part.tile.target
+        assert isinstance(target, np.ndarray)
+        counted += target[target != IGNORED].tolist()
+        whole = replace(part.tile, target=crop_at(tile, part.corner.y, part.corner.x, len(target)))
+        agree(whole, modalities)
+    assert sorted(counted) == sorted(tile.target.ravel().tolist())
+
+
+def crop_at(tile: Tile, top: Fraction, left: Fraction, side: int) -> np.ndarray:
+    """The mask, of pixels of a metre, that begins there."""
+    assert isinstance(tile.target, np.ndarray)
+    wide = np.pad(tile.target, side, constant_values=IGNORED)
+    first, second = int(top) + side, int(left) + side
+    return wide[first : first + side, second : second + side]
+
+
+@given(scenes, st.integers(1, 5))
+def test_the_masks_of_the_parts_joined_are_the_mask_of_the_tile(made: tuple[Tile, list[Modality]], blocks: int) -> None:
+    tile, modalities = made
+    extent = blocks * lcm(*(int(one.gsd) for one in modalities))
+    masks = np.stack([np.asarray(part.tile.target) for part in parts(tile, modalities, extent)])
+    np.testing.assert_array_equal(Layout.of(tile, None, modalities, extent).joined(masks), tile.target)
+
+
+def test_a_part_in_which_nothing_is_valid_is_left_out_and_has_no_class() -> None:
+    tile, modalities = scene([1], 4, 6)
+    tile.images["m1"][:, :, :2] = np.nan
+    layout = Layout.of(tile, None, modalities, 2.0)
+    assert [(int(corner.y), int(corner.x)) for corner in layout.corners] == [(0, 2), (0, 4), (2, 2), (2, 4)]
+    joined = layout.joined(np.ones((4, 4, 4), dtype=np.int16))
+    assert joined.shape == (8, 12)
+    assert (joined[:, :4] == IGNORED).all()
+    assert (joined[:, 4:] == 1).all()
+
+
+@given(scenes)
+def test_a_tile_no_larger_than_a_part_has_one_which_is_its_centre_crop(made: tuple[Tile, list[Modality]]) -> None:
+    tile, modalities = made
+    extent = 9.0 * lcm(*(int(one.gsd) for one in modalities))
+    (part,) = parts(tile, modalities, extent)
+    wanted = crop(tile, modalities, extent, None)
+    np.testing.assert_array_equal(np.asarray(part.tile.target), np.asarray(wanted.target))
+    for name, image in wanted.images.items():
+        np.testing.assert_array_equal(part.tile.images[name], image)

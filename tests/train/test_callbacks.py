@@ -20,10 +20,11 @@ from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.tileset import Split, Task
+from mapex_lightning.data.transforms import parts
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.model.specialisation import specialisation
-from mapex_lightning.tiles import Tile
+from mapex_lightning.tiles import IGNORED, Tile, Tiles, collate
 from mapex_lightning.train.callbacks import (
     Bar,
     Pictures,
@@ -112,6 +113,57 @@ def test_a_segmentation_is_a_raster_of_the_likeliest_class_per_tile(tmp_path: Pa
         assert np.array_equal(raster.read_mask(tmp_path / f"{name}.tif"), likely)
 
 
+class Half(Synthetic):
+    """Radar has not seen the left half of a tile, heights have not seen its upper half, and colours are missing."""
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        tile = super().read(key, modalities)
+        images = {name: tile.images[name].copy() for name in ("s1", "dem")}
+        images["s1"][:, :, :8] = np.nan
+        images["dem"][:, :8] = np.nan
+        return replace(tile, images=images)
+
+
+def test_what_no_sensor_saw_of_a_tile_has_no_class(tmp_path: Path) -> None:
+    source = Half(task="segmentation", train=4, val=4, test=2, size=16, missing=0)
+    data = TileData([source], ["s1", "s2", "dem"], size=16, batch_size=2)
+    model = FineTune("nano", data.task, data.classes, ["s1", "s2", "dem"])
+    trainer_of(callbacks=[Predictions(tmp_path)]).predict(model, datamodule=data, return_predictions=False)
+    unseen = np.zeros((16, 16), dtype=bool)
+    unseen[:8, :8] = True
+    for key in source.keys("test"):
+        assert np.array_equal(raster.read_mask(tmp_path / f"{key}.tif") == IGNORED, unseen)
+
+
+@pytest.mark.parametrize(("size", "earlier"), [(8, 4), (16, 12), (24, 0)])
+def test_the_raster_of_a_tile_is_all_of_it_and_no_more_whatever_a_model_sees_at_once(
+    size: int, earlier: int, tmp_path: Path
+) -> None:
+    source = Synthetic(task="segmentation", train=4, val=4, test=3, size=20, missing=0)
+    data = TileData([source], ["s1", "s2"], size=size, batch_size=20)
+    model = FineTune("nano", data.task, data.classes, ["s1", "s2"])
+    trainer = trainer_of(callbacks=[Predictions(tmp_path)])
+    trainer.predict(model, datamodule=data, return_predictions=False)
+    for key in source.keys("test"):
+        mask = raster.read_mask(tmp_path / f"{key}.tif")
+        assert mask.shape == (20, 20)
+        assert (mask != IGNORED).all()
+        one = TileData([source], ["s1", "s2"], size=size).layout(key).corners[-1]
+        tiles = collate([crops(source, key, data)[-1]], data.modalities, data.extent)
+        with torch.no_grad():
+            alone = model.eval()(tiles).argmax(1)[0].numpy()
+        top, left = int(one.y / 10), int(one.x / 10)
+        seen = alone[max(0, -top) :, max(0, -left) :][: 20 - max(0, top), : 20 - max(0, left)]
+        fresh = slice(earlier, None)  # what earlier parts hold is theirs
+        assert np.array_equal(mask[max(0, top) :, max(0, left) :][fresh, fresh], seen[fresh, fresh])
+
+
+def crops(source: Synthetic, key: str, data: TileData) -> list[Tile]:
+    """The parts of a tile."""
+    tile = source.read(key, data.modalities)
+    return [part.tile for part in parts(tile, data.modalities, data.extent)]
+
+
 class Named(Synthetic):
     """A set whose tiles have ids of somebody's choice, and no labels but for some."""
 
@@ -161,7 +213,8 @@ def test_no_tile_is_written_over_another_of_its_name(tmp_path: Path) -> None:
 def test_predictions_are_not_kept_in_memory(tmp_path: Path) -> None:
     writer, trainer, model = Predictions(tmp_path), trainer_of(), tuned("segmentation")
     vars(trainer)["datamodule"] = TileData([Named(["a", "b"])], ["s1", "s2"], size=16)
-    writer.on_predict_batch_end(trainer, model, (("a", "b"), torch.rand(2, 3, 16, 16)), None, 0)
+    batch = Tiles.of(s1=torch.zeros(2, 2, 16, 16))
+    writer.on_predict_batch_end(trainer, model, (("a", "b"), torch.rand(2, 3, 16, 16)), batch, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "b.tif"}
     assert not writer.rows
 

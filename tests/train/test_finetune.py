@@ -372,6 +372,21 @@ def test_the_loss_of_a_segmentation_is_the_mean_over_labelled_pixels_however_til
     assert (found[0] > 0) == (labelled > 0)
 
 
+@pytest.mark.parametrize("batch_size", [2, 9, 20])
+def test_figures_of_a_segmentation_are_of_whole_tiles_whatever_the_size_of_batches(batch_size: int) -> None:
+    source = Synthetic(task="segmentation", train=4, val=4, test=3, size=20, missing=0)
+    data, model = TileData([source], SENSORS, size=8, batch_size=batch_size), model_of(task="segmentation")
+    trainer = trainer_of()
+    figures = trainer.test(model, datamodule=data, verbose=False)[0]
+    names, probability = predicted(model, trainer, data)
+    assert (len(names), set(names)) == (27, set(source.keys("test")))
+    label = torch.from_numpy(np.stack([np.asarray(source.label(name)) for name in source.keys("test")]))
+    masks = probability.argmax(1).numpy().reshape(3, 9, 8, 8)
+    joined = [data.layout(key).joined(parts) for key, parts in zip(source.keys("test"), masks, strict=True)]
+    guess = torch.from_numpy(np.stack(joined))
+    assert figures["test/accuracy"] == pytest.approx(float((guess == label).double().mean()))
+
+
 def test_figures_of_two_tests_do_not_add_up() -> None:
     data, trainer, model = tiles_in(), trainer_of(), model_of()
     first = trainer.test(model, datamodule=data, verbose=False)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mapex_lightning.data.packed.batches import PackedMembers, Stored, gathered
 from mapex_lightning.data.tileset import TileSet
-from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws
+from mapex_lightning.data.transforms import Drawn, crop, dihedral, draws, parts, valid
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Tile
@@ -29,6 +29,8 @@ class Cuts(Dataset[Tile]):
         modalities: the sensors to read, as far as a data set offers them.
         extent: side in metres.
         augment: random crops, flips and rotations, a function of (seed, epoch, index); otherwise the centre.
+        whole: a batch holds all parts of its tiles instead, which are then more than were asked for where tiles are
+            larger than the extent; see `mapex_lightning.data.transforms.parts`. Not together with `augment`.
         most_bad: share of tiles read that may be unreadable before that is an error; 0 allows none.
         seed: of the augmentations.
     """
@@ -41,7 +43,11 @@ class Cuts(Dataset[Tile]):
         augment: bool,
         most_bad: float,
         seed: int,
+        *,
+        whole: bool = False,
     ) -> None:
+        assert not (augment and whole)
+        self.whole = whole
         self.members, self.modalities, self.extent = members, modalities, extent
         self.augment, self.most_bad, self.seed = augment, most_bad, seed
         self.read = self.bad = 0
@@ -78,6 +84,8 @@ class Cuts(Dataset[Tile]):
     def __getitems__(self, at: Sequence[tuple[int, int] | int]) -> list[Tile] | Stored:
         """The tiles at several (epoch, index) of one epoch: as they are stored, where some of them are packed."""
         places = [_in_epoch(one) for one in at]
+        if self.whole and not self._packed.fit:
+            return [part for _, index in places for part in self.parts(index)]
         if not self._packed:
             return [self[place] for place in places]
         indexes = np.array([index for _, index in places])
@@ -93,15 +101,30 @@ class Cuts(Dataset[Tile]):
     def _packed(self) -> PackedMembers:
         return PackedMembers(self.members, self.modalities, self.extent)
 
-    def _cut(self, epoch: int, index: int) -> Tile:
+    def parts(self, index: int) -> list[Tile]:
+        """Those parts of a tile that have a valid pixel, in their order.
+
+        Raises:
+            MapexError: the tile cannot be read, or has no valid pixel.
+        """
+        tile = self._read(index)
+        found = [part.tile for part in parts(tile, self.modalities, self.extent) if part.valid]
+        if not found:
+            raise MapexError(f"Tile {tile.name} has no valid pixel; leave it out of the data set.")
+        return found
+
+    def _read(self, index: int) -> Tile:
         source, key = self.members[index]
         if source not in self.offered:
             self.offered[source] = [modality for modality in self.modalities if source.offers(modality)]
-        tile = source.read(key, self.offered[source])
+        return source.read(key, self.offered[source])
+
+    def _cut(self, epoch: int, index: int) -> Tile:
+        tile = self._read(index)
         rng = Drawn(draws(self.seed, epoch, np.array([index]))[0]) if self.augment else None
         cut = crop(tile, self.modalities, self.extent, rng)
-        if not any(np.isfinite(image).any() for image in cut.images.values()):
-            raise MapexError(f"Tile {key} has no valid pixel in the crop; leave it out of the data set.")
+        if not valid(cut):
+            raise MapexError(f"Tile {tile.name} has no valid pixel in the crop; leave it out of the data set.")
         return cut if rng is None else dihedral(cut, rng)
 
 

@@ -21,8 +21,8 @@ from mapex_lightning.data.members import Members, few
 from mapex_lightning.data.packed.batches import Stored
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.data.scenes.scene import Reading
-from mapex_lightning.data.tileset import DATA, GeoReference, Split, Task, TileSet
-from mapex_lightning.data.transforms import place_of
+from mapex_lightning.data.tileset import DATA, Split, Task, TileSet
+from mapex_lightning.data.transforms import Layout
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.modality import modalities as look_up
@@ -40,8 +40,10 @@ class TileData(LightningDataModule):
     Args:
         sets: the data sets; several make a mixture.
         modalities: the sensors to read, by name; a block of fields is a sensor of your own.
-        size: side of a tile in pixels of the finest sensor; training crops at random, evaluation the centre.
-        batch_size: tiles per process and step.
+        size: side of what a model sees at once, in pixels of the finest sensor. Training crops tiles at random, and
+            evaluation takes the centre; where every pixel has a class, validate, test and predict take all of a tile,
+            in as many parts as it takes, and so does the test after a fit.
+        batch_size: tiles, or parts of tiles, per process and step.
         workers: processes that read tiles; 0 reads in the training process.
         root: the folder in which sets look for their files instead of data/, unless they have a root of their own.
         shots: labelled tiles per class to train on; by default all.
@@ -199,19 +201,21 @@ class TileData(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Tile]:
-        """Every validation tile once."""
-        return self._loader(self._whole("val"), self.members("val"), shuffle=False)
+        """Every validation tile once: its centre while a model is trained, to be quick, and otherwise as in a test."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        cuts = self._centres("val") if fitting else self._judged("val")
+        return self._loader(cuts, self.members("val"), shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Tile]:
         """Every test tile once."""
-        return self._loader(self._whole("test"), self.members("test"), shuffle=False)
+        return self._loader(self._judged("test"), self.members("test"), shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Tile]:
         """Every tile of the split `predict` once, without label, or this process's share of the windows of a scene."""
         if self.windows is not None:
             return self._windows_loader(self.windows)
         members = self.members(self.predict_split)
-        return self._loader(self._whole(self.predict_split), members, shuffle=False, labelled=False)
+        return self._loader(self._judged(self.predict_split), members, shuffle=False, labelled=False)
 
     def open_scene(self, cell: Cell, patch: int, encoder: Sequence[Modality] | None = None) -> Windows:
         """Makes `predict_dataloader` go through the windows of the scene.
@@ -260,30 +264,39 @@ class TileData(LightningDataModule):
 
     def examples(self, count: int, split: Split = "val") -> Tiles:
         """A few tiles spread over a split as a batch, always the same: for pictures and measurements."""
-        cuts = self._whole(split)
+        cuts = self._centres(split)
         count = min(count, len(cuts))
         chosen = [number * len(cuts) // count for number in range(count)]
         return collate([cuts[0, index] for index in chosen], self.modalities, self.extent)
 
-    def georeference(self, name: str) -> GeoReference | None:
-        """Where the crop of a predicted tile lies, in pixels of the finest sensor, if its data set says."""
-        source = self._sources.get(name)
-        place = None if source is None else source.georeference(name)
-        if source is None or place is None:
-            return None
-        return place_of(source.read(name, self._offered(source)), place, self.modalities, self.extent)
+    def layout(self, name: str) -> Layout:
+        """How the parts of a predicted tile lie in it, which is read for that.
+
+        Raises:
+            MapexError: the tile cannot be read.
+        """
+        source = self._sources[name]
+        tile = source.read(name, self._offered(source))
+        return Layout.of(tile, source.georeference(name), self.modalities, self.extent)
 
     @functools.cached_property
     def _sources(self) -> dict[str, TileSet]:
         """The first data set with each name of the predicted split."""
         return {key: source for source, key in reversed(self.members(self.predict_split))}
 
-    def _whole(self, split: Split) -> Cuts:
-        """A split for evaluation: centre crops, and no tile may be unreadable."""
+    def _centres(self, split: Split) -> Cuts:
+        """The centre of every tile of a split, none of which may be unreadable."""
         return self._cuts(self.members(split), augment=False, most_bad=0.0)
 
-    def _cuts(self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float) -> Cuts:
-        return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed)
+    def _judged(self, split: Split) -> Cuts:
+        """A split for evaluation and prediction: all of every tile where every pixel counts, otherwise its centre."""
+        dense = self.task == "segmentation" and bool(self.classes)
+        return self._cuts(self.members(split), augment=False, most_bad=0.0, whole=dense)
+
+    def _cuts(
+        self, members: Sequence[tuple[TileSet, str]], augment: bool, most_bad: float, *, whole: bool = False
+    ) -> Cuts:
+        return Cuts(members, self.modalities, self.extent, augment, most_bad, self.seed, whole=whole)
 
     def _loader(self, cuts: Cuts, members: Members, *, shuffle: bool, labelled: bool = True) -> EpochLoader:
         rank, world = self._rank()
@@ -304,6 +317,8 @@ class TileData(LightningDataModule):
         )
         sampler.set_epoch(self._epoch())
         size = min(self.batch_size, max(1, len(sampler))) if shuffle else self.batch_size
+        if cuts.whole:  # about as many parts as a batch has tiles in training
+            size = max(1, size // len(cuts.parts(0)))
         loader = EpochLoader(
             dataset=cuts,
             batch_size=size,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mapex_lightning.data.fingerprint import digest_of, settings_of
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import Target, Tile
 
@@ -95,3 +96,14 @@ class TileSet(ABC):
     def georeference(self, key: str) -> GeoReference | None:
         """Where a raster of the tile lies, its mask first, or None where the data set does not say."""
         return None
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """A digest of what pixels and labels depend on, beside root, task and classes: others make other tiles.
+
+        It reads no pixels, and must stay cheap where there are millions of tiles. By default it is of the settings
+        alone; a data set of files adds their sizes and times of change.
+
+        Args:
+            modalities: those whose pixels matter.
+        """
+        return digest_of([settings_of(self, without=("root", "task", "classes"))])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import gcd, lcm
+from math import ceil, gcd, lcm
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -72,6 +72,73 @@ class Ground(NamedTuple):
     x: Fraction
 
 
+class Part(NamedTuple):
+    """A square of a tile.
+
+    Attributes:
+        tile: its pixels, under the tile's name.
+        corner: where it begins.
+    """
+
+    tile: Tile
+    corner: Ground
+
+    @property
+    def valid(self) -> bool:
+        """Whether any pixel of any sensor is valid."""
+        return valid(self.tile)
+
+
+class Layout(NamedTuple):
+    """How those parts of a tile that have a valid pixel lie in it.
+
+    Attributes:
+        ground: that the tile covers.
+        side: of a part, in metres.
+        corners: where the parts begin.
+        place: where the whole tile lies, if its data set says so.
+    """
+
+    ground: Ground
+    side: Fraction
+    corners: Sequence[Ground]
+    place: GeoReference | None
+
+    @classmethod
+    def of(cls, tile: Tile, place: GeoReference | None, modalities: Sequence[Modality], extent: float) -> Layout:
+        """Of the `parts` of a tile.
+
+        Args:
+            tile: before it is cut.
+            place: what its data set says, of a raster of any resolution.
+            modalities: see `parts`.
+            extent: see `parts`.
+        """
+        corners = [part.corner for part in parts(tile, modalities, extent) if part.valid]
+        place = None if place is None else place_of(tile, place, modalities)
+        return cls(_ground(tile, _gsds(modalities)), _exact(extent), corners, place)
+
+    def joined(self, masks: np.ndarray) -> np.ndarray:
+        """The mask of the whole tile: where parts overlap that of the first, and `IGNORED` where there is none.
+
+        Args:
+            masks: of all parts in their order (n, h, w).
+        """
+        pixel = self.side / masks.shape[-1]
+        rows, columns = (round(length / pixel) for length in self.ground)
+        whole = np.full((rows, columns), IGNORED, dtype=masks.dtype)
+        for mask, corner in zip(masks, self.corners, strict=True):
+            inside, of = zip(
+                *(
+                    _overlap(round(start / pixel), size, length)
+                    for start, size, length in zip(corner, mask.shape, whole.shape, strict=True)
+                ),
+                strict=True,
+            )
+            whole[inside] = np.where(whole[inside] == IGNORED, mask[of], whole[inside])
+        return whole
+
+
 class Room(NamedTuple):
     """Where a square can begin: at any of ``0..rows`` and ``0..columns`` steps; less than 0 where it is padded.
 
@@ -105,15 +172,74 @@ def crop(tile: Tile, modalities: Sequence[Modality], extent: float, rng: Chance 
     gsds, side = _gsds(modalities), _exact(extent)
     _check_extent(side, gsds)
     ground = _ground(tile, gsds)
-    corner = _corner(ground, side, alignment(modalities), rng)
+    return _square(tile, gsds, ground, _corner(ground, side, alignment(modalities), rng), side)
+
+
+def parts(tile: Tile, modalities: Sequence[Modality], extent: float) -> list[Part]:
+    """Cuts a tile into squares that together cover it, row by row, each aligned as by `crop`.
+
+    The last ones along an axis are moved back to where the tile ends. So squares may overlap; in a segmentation mask
+    what an earlier square holds is `IGNORED`, so that every pixel counts once. Along an axis on which the tile is no
+    larger than a square there is one, in which it is centred and padded.
+
+    Args:
+        tile: images of any size that cover the same ground.
+        modalities: at least those of the tile's images.
+        extent: side of a square in metres, a multiple of every gsd.
+
+    Raises:
+        MapexError: as for `crop`.
+    """
+    gsds, side = _gsds(modalities), _exact(extent)
+    _check_extent(side, gsds)
+    ground, step = _ground(tile, gsds), alignment(modalities)
+    if (whole := _mask(tile)) is not None:
+        step = _common_multiple([step, ground.y / len(whole)])
+    tops, lefts = (_starts(length, side, step) for length in ground)
+    found = []
+    for row, top in enumerate(tops):
+        for column, left in enumerate(lefts):
+            cut = _square(tile, gsds, ground, Ground(top, left), side)
+            if (mask := _mask(cut)) is not None:
+                pixel = side / len(mask)
+                mask[: int((tops[row - 1] + side - top) / pixel) if row else 0] = IGNORED
+                mask[:, : int((lefts[column - 1] + side - left) / pixel) if column else 0] = IGNORED
+            found.append(Part(cut, Ground(top, left)))
+    return found
+
+
+def ground_of(tile: Tile, modalities: Sequence[Modality]) -> Ground:
+    """How much ground a tile covers.
+
+    Raises:
+        MapexError: the images of the tile cover different ground.
+    """
+    return _ground(tile, _gsds(modalities))
+
+
+def valid(tile: Tile) -> bool:
+    """Whether any pixel of any sensor is valid."""
+    return any(np.isfinite(image).any() for image in tile.images.values())
+
+
+def _starts(length: Fraction, side: Fraction, step: Fraction) -> list[Fraction]:
+    """Where squares begin along an axis, at multiples of the step."""
+    if length <= side:
+        return [start(int((length - side) / step), None) * step]
+    last = ceil((length - side) / step) * step
+    return [*(number * side for number in range(ceil(last / side))), last]
+
+
+def _square(tile: Tile, gsds: Mapping[str, Fraction], ground: Ground, corner: Ground, side: Fraction) -> Tile:
+    """The square of every image, and of a segmentation mask, that begins at a corner."""
     images = {name: _cut(image, gsds[name], corner, side, np.nan) for name, image in tile.images.items()}
     if (mask := _mask(tile)) is None:
         return replace(tile, images=images)
     grid = ground[0] / len(mask)
     if ground[1] != grid * mask.shape[1] or side % grid or any(at % grid for at in corner):
         raise MapexError(
-            f"Tile {tile.name}: a mask of {mask.shape} pixels does not fit {_metres(ground)} cropped to {extent:g} m. "
-            "Give the mask the grid of one of the sensors."
+            f"Tile {tile.name}: a mask of {mask.shape} pixels does not fit {_metres(ground)} cropped to "
+            f"{float(side):g} m. Give the mask the grid of one of the sensors."
         )
     return replace(tile, images=images, target=_cut(mask, grid, corner, side, IGNORED))
 

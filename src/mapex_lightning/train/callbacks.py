@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep, write_whole
 from mapex_lightning.heatmap import Picture, draw, of_shares, write_png
 from mapex_lightning.model.specialisation import shares
+from mapex_lightning.tiles import IGNORED
 from mapex_lightning.train.base import MapexModule, logging_interval, tiles_of
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.pictures import reconstructions
@@ -245,9 +247,15 @@ class Predictions(Callback):
         if pl_module.task != "segmentation":
             self.rows += zip(names, probabilities.cpu(), strict=True)
             return
-        for name, mask in zip(names, probabilities.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
-            place = data_of(trainer).georeference(name)
+        seen = tiles_of(batch).valid_pixels(*probabilities.shape[-2:])  # what no sensor saw has no class
+        masks = probabilities.argmax(1).masked_fill(~seen, IGNORED).to(torch.int16).cpu().numpy()
+        first = 0
+        for name, group in groupby(names):  # the parts of a tile come together
+            count = len(list(group))
+            layout = data_of(trainer).layout(name)
+            mask, place = layout.joined(masks[first : first + count]), layout.place
             write_mask(self.folder / f"{name}.tif", mask, place and place.on(*mask.shape), pl_module.classes)
+            first += count
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first rank writes the lines of all ranks, in the order of the tiles."""

@@ -173,7 +173,12 @@ class FineTune(MapexModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[tuple[str, ...], Tensor]:
         """Names and probabilities of the tiles of a batch."""
         tiles = tiles_of(batch)
-        return tiles.names, probabilities(self.task, self(tiles))
+        return tiles.names, probabilities(self.task, torch.cat([self(part) for part in self._portions(tiles)]))
+
+    def _portions(self, tiles: Tiles) -> list[Tiles]:
+        """A batch in portions as large as those of training: all parts of a large tile at once would be too many."""
+        most = getattr(vars(self.trainer).get("datamodule"), "batch_size", tiles.batch_size)
+        return [tiles] if tiles.batch_size <= most else tiles.parts(most)
 
     def _logits(self, tiles: Tiles, target: Tensor) -> Tensor:
         """Logits on the grid of the mask, which may be finer or coarser than that of the encoder's finest sensor."""
@@ -184,7 +189,7 @@ class FineTune(MapexModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         tiles, target = labelled(batch)
-        logits = self._logits(tiles, target)
+        logits = torch.cat([self._logits(portion, target) for portion in self._portions(tiles)])
         metrics = self.get_submodule(f"{stage}_metrics")
         assert isinstance(metrics, MetricCollection)
         metrics.update(probabilities(self.task, logits), target.long())

@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from einops import rearrange
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.nn import functional as F
 
 from mapex_lightning.data.maps.blend import Blender
 from mapex_lightning.data.maps.windows import Windows
@@ -192,11 +190,7 @@ def _target(path: str, windows: Windows) -> Path:
 
 def valid_cells(tiles: Tiles, windows: Windows) -> Tensor:
     """Which cells of each window hold a valid pixel of any band of any sensor: (B, h, w) bool."""
-    side = windows.side
-    here = torch.zeros((), dtype=torch.bool)
-    for name, image in tiles.images.items():
-        seen = image.isfinite().any(1, keepdim=True) & rearrange(tiles.present[name], "b -> b 1 1 1")
-        here = here.to(image.device) | F.interpolate(seen.float(), (side, side), mode="nearest-exact").bool()[:, 0]
+    here = tiles.valid_pixels(windows.side, windows.side)
     inner = slice(windows.margin, windows.margin + windows.plan.side * windows.step)
     cells = rearrange(here[:, inner, inner], "b (h p) (w q) -> b h w (p q)", p=windows.step, q=windows.step)
     return cells.any(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,29 @@ def test_windows_with_a_class_per_pixel_begin_between_patches(
 ) -> None:
     windows = Windows(scenes, (RADAR, OPTICAL, HEIGHT), side, overlap, "pixel", 8)
     assert windows.plan.lefts[1] == stride
+
+
+@pytest.mark.parametrize(
+    ("gsd", "coarse", "side", "patch", "overlap", "stride"),
+    [
+        (10.0, 240.0, 72, 8, 0.5, 24),
+        (0.5, 10.0, 100, 4, 0.5, 40),
+        (10.0, 300.0, 120, 8, 0.3, 60),
+        (10.0, 80.0, 8, 4, 0.5, 8),
+    ],
+)
+def test_windows_leave_no_gap_where_a_coarse_pixel_is_larger_than_a_patch(
+    gsd: float, coarse: float, side: int, patch: int, overlap: float, stride: int, tmp_path: Path
+) -> None:
+    fine, heights = replace(OPTICAL, gsd=gsd), replace(HEIGHT, gsd=coarse)
+    windows = Windows({"s2": write(tmp_path, fine)}, (fine, heights), side, overlap, "pixel", patch)
+    plan = windows.plan
+    unit = round(coarse / gsd)
+    for starts, length in ((plan.tops, windows.grid.height), (plan.lefts, windows.grid.width)):
+        assert starts[0] == 0
+        assert starts[-1] + side >= length
+        assert {0 < after - start <= stride and start % unit == 0 for start, after in pairwise(starts)} <= {True}
+    assert len(plan.lefts) == 1 or plan.lefts[1] == stride
 
 
 def test_pixels_of_another_size_than_the_model_reads_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -167,7 +168,8 @@ def test_a_folder_that_holds_something_else_is_refused(kind: str, tmp_path: Path
     else:
         (tmp_path / "notes.txt").write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(MapexError, match=r"holds (a packed store already|something else)\. .*--out"):
+    says = "a packed store that is not what would be packed now" if kind == "other tiles" else "something else"
+    with pytest.raises(MapexError, match=rf"holds {says}\. .*--out"):
         packed(Made(), tmp_path)
     assert contents(tmp_path) == before
 
@@ -176,8 +178,55 @@ def test_the_beginning_of_another_store_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(packing, "_finish", lambda *_: (_ for _ in ()).throw(MapexError("stop")))
     with pytest.raises(MapexError, match="stop"):
         packed(Made(), tmp_path)
-    with pytest.raises(MapexError, match="the beginning of a store of other tiles or settings"):
+    with pytest.raises(MapexError, match=r"the beginning of a packed store that .*Changed since: --file-size\. Remove"):
         packed(Made(), tmp_path, largest=10 * SMALL)
+    with pytest.raises(MapexError, match=r"the beginning of a packed store that .*Changed since: task\."):
+        packed(Made("segmentation"), tmp_path)
+
+
+class Other(Made):
+    """Has classes of other names."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("wood", "grass", "lake")
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "changed"),
+    [
+        (Made("multilabel"), None, "task"),
+        (Other(), None, "data set; classes"),
+        (Made(labelled=False), None, "files, labels or settings of the data set"),
+        (Made(), 4, "--size"),
+    ],
+    ids=["task", "classes", "labels", "size"],
+)
+def test_a_store_that_is_no_longer_what_would_be_packed_is_refused_and_left(
+    source: Made, size: int | None, changed: str, tmp_path: Path
+) -> None:
+    packed(Made(), tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(MapexError, match=rf"Changed since: {changed}\. Remove the folder to pack anew, or .*--out"):
+        pack(Packing(source, SENSORS, tmp_path, size=size, largest=SMALL))
+    assert contents(tmp_path) == before
+
+
+def test_a_store_of_another_root_is_refused(tmp_path: Path) -> None:
+    source = Made()
+    packed(source, tmp_path / "store")
+    source.root = tmp_path
+    with pytest.raises(MapexError, match=r"Changed since: root\."):
+        packed(source, tmp_path / "store")
+
+
+def test_a_store_from_before_there_were_digests_is_read_and_not_added_to(tmp_path: Path) -> None:
+    packed(Made(), tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**index, "plan": "0123"}))
+    assert list(Packed(tmp_path).keys("train")) == Made().keys("train")
+    with pytest.raises(MapexError, match=r"Changed since: version of mapex-lightning\."):
+        packed(Made(), tmp_path)
 
 
 class Uneven(Made):
@@ -207,6 +256,22 @@ def test_the_place_of_a_centre_is_where_it_was_cut_out(tmp_path: Path) -> None:
     assert cut is not None
     a, _, c, _, e, f = whole.transform
     assert cut.transform == (a, 0.0, c + 4 * a, 0.0, e, f + 4 * e)
+
+
+class Heights(Made):
+    """No tile has any other sensor."""
+
+    def _has(self, number: int, sensor: str) -> bool:
+        return sensor == "dem"
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_place_is_right_where_no_tile_has_the_finest_sensor(size: int | None, tmp_path: Path) -> None:
+    source = Heights()
+    pack(Packing(source, (RADAR, HEIGHT), tmp_path, size=size))
+    whole, found = (one.georeference("tile 2, Straße") for one in (source, Packed(tmp_path)))
+    assert whole is not None
+    assert found == whole.on(4, 4)
 
 
 def test_a_store_of_some_sensors_holds_the_tiles_that_have_one(tmp_path: Path) -> None:

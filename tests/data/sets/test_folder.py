@@ -17,6 +17,7 @@ from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES, Modality
 from mapex_lightning.tiles import IGNORED
+from tests.layouts import png
 
 S1, DEM = MODALITIES["s1"], MODALITIES["dem"]
 SHARP = Modality("sharp", ("pan",), 5.0, "one", (0.0,), (1.0,))
@@ -113,6 +114,33 @@ def test_the_georeference_of_a_mask_is_its_own(folder: Path) -> None:
     found = tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["x"]).georeference("a")
     assert found is not None
     assert found.transform == place(20.0).transform
+
+
+@pytest.mark.parametrize("side", [2, 8])
+def test_a_mask_that_does_not_say_where_it_lies_takes_the_place_of_the_sensors(folder: Path, side: int) -> None:
+    png(folder / "a_mask.png", np.zeros((side, side), dtype=np.uint8))
+    source = tiles(folder, "segmentation", ("a_mask.png", ""), classes=["x"])
+    assert source.read("a", [S1, SHARP]).images.keys() == {"s1", "sharp"}
+    found = source.georeference("a")
+    assert found is not None
+    assert found.on(8, 8).transform == place(5.0).transform
+
+
+def test_a_fingerprint_says_whether_labels_or_files_of_the_sensors_have_changed(folder: Path) -> None:
+    before = tiles(folder).fingerprint([S1])
+    (folder / "a_sharp.tif").unlink()
+    assert tiles(folder).fingerprint([S1]) == before
+    assert tiles(folder, labels=("River", "Meadow")).fingerprint([S1]) != before
+    raster.write(folder / "b_s1.tif", image(3, 2), ["", ""], place())
+    assert tiles(folder).fingerprint([S1]) != before
+
+
+def test_a_fingerprint_says_whether_a_mask_has_changed(folder: Path) -> None:
+    source = tiles(folder, "segmentation", ("a_mask.tif", ""), classes=["x"])
+    before = source.fingerprint([S1])
+    assert source.fingerprint([S1]) == before
+    raster.write_mask(folder / "a_mask.tif", np.zeros((8, 8), dtype=np.int64), place(5.0))
+    assert source.fingerprint([S1]) != before
 
 
 def test_sensors_that_lie_apart_are_refused(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -91,6 +92,14 @@ def test_a_place_has_the_radar_of_its_source(terramesh: Path) -> None:
     assert corrected.read(place, [S1]).images == {}
     assert len(corrected.keys("train", [S1])) == 7
     assert len(TerraMesh(terramesh, radar=["S1RTC"], require=["s1"]).keys("train", [S2])) == 7
+
+
+def test_a_fingerprint_is_of_the_shards_of_the_sensors(terramesh: Path) -> None:
+    s1 = modalities(["s1"])
+    before = TerraMesh(terramesh).fingerprint(s1)
+    for folder, changes in (("DEM", False), ("S1RTC", True)):
+        os.utime(next((terramesh / "TerraMesh" / "train" / folder).glob("*.tar")), ns=(1, 1))
+        assert (TerraMesh(terramesh).fingerprint(s1) != before) == changes
 
 
 def test_keys_are_those_of_the_shards_of_a_split_in_order(terramesh: Path) -> None:

@@ -164,5 +164,6 @@ def scenes_of(
 
 def _between_patches(wanted: int, unit: int, patch: int) -> int:
     """Pixels from one window to the next: about as wanted, a multiple of the unit, and far from one of the patch."""
-    strides = range(max(unit, wanted // unit * unit), max(0, wanted - patch), -unit)
+    first = max(unit, wanted // unit * unit)
+    strides = range(first, min(first - 1, max(0, wanted - patch)), -unit)  # of a unit above the patch, the first alone
     return min(strides, key=lambda stride: abs(stride % patch - patch / 2))

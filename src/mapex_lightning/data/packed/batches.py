@@ -22,7 +22,7 @@ from mapex_lightning.data.members import Members
 from mapex_lightning.data.packed.store import MASK
 from mapex_lightning.data.sets.packed import Names, Packed
 from mapex_lightning.data.tileset import TileSet
-from mapex_lightning.data.transforms import room, start
+from mapex_lightning.data.transforms import ground_of, room, start
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Tile, Tiles, collate
@@ -134,6 +134,9 @@ class Cutter:
         modalities: all of the batch.
         extent: side of the squares in metres.
 
+    Attributes:
+        fits: whether whole tiles fit into the squares.
+
     Raises:
         MapexError: as for `mapex_lightning.data.transforms.crop`.
     """
@@ -146,6 +149,7 @@ class Cutter:
         shapes = {name: source.files(sensor).shape for name, sensor in sensors.items()}
         stand_in = Tile("", {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
         self.room = room(stand_in, modalities, extent)
+        self.fits = all(length <= extent for length in ground_of(stand_in, modalities))
         self.squares = {
             modality.name: Square(
                 sensors[modality.name],
@@ -283,6 +287,11 @@ class PackedMembers:
 
     def __bool__(self) -> bool:
         return bool(self.cutters)
+
+    @property
+    def fit(self) -> bool:
+        """Whether there are some, none of which is larger than the square."""
+        return bool(self.cutters) and all(cutter.fits for cutter in self.cutters)
 
     def parts(self, indexes: np.ndarray, draws: np.ndarray | None) -> list[Part]:
         """Sorts a batch by store.

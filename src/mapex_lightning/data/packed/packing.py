@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mapex_lightning.data.checksums import digest, write_digests
+from mapex_lightning.data.fingerprint import digest_of
 from mapex_lightning.data.packed.store import (
     INDEX,
     MASK,
@@ -79,29 +80,31 @@ def pack(packing: Packing, told: Told = lambda done, of: None) -> Index:
         The index of the store.
 
     Raises:
-        MapexError: the folder holds something else, a tile cannot be read or is of another size than the first, or the
-            folder cannot be written to.
+        MapexError: the folder holds something else, or a store that is no longer what would be packed; a tile cannot
+            be read or is of another size than the first; or the folder cannot be written to.
     """
     notes = packing.out / UNDER_WAY
     keys = [(split, key) for split in SPLITS for key in packing.source.keys(split, packing.modalities)]
     _check(packing, [key for _, key in keys])
     plan = _plan(packing, keys)
-    if (packing.out / INDEX).is_file() and Index.read(packing.out).plan == _digest_of(plan):
+    if (packing.out / INDEX).is_file():
+        _check_same(packing.out, "a packed store", Index.read(packing.out).plan, plan)
         shutil.rmtree(notes, ignore_errors=True)  # all that may be left to do
         return Index.read(packing.out)
+    per_file = _per_file(packing, keys[0][1])  # if the first tile cannot be read, nothing is begun
     _begin(packing.out, plan)
     parts: list[_Part] = []
     shapes: dict[str, list[int]] = {}
-    for number, first in enumerate(range(0, len(keys), plan["per_file"])):
+    for number, first in enumerate(range(0, len(keys), per_file)):
         note = notes / f"{number:05d}.json"
-        these = [key for _, key in keys[first : first + plan["per_file"]]]
+        these = [key for _, key in keys[first : first + per_file]]
         if not note.is_file():
             tiles = _told(in_order(partial(_tile, packing), these, packing.workers), first, len(keys), told)
             write_text(note, _write_part(packing, number, tiles, shapes))
         parts.append(_Part(**json.loads(note.read_text(encoding="utf-8"))))
         shapes |= parts[-1].shapes
         told(first + len(these), len(keys))
-    index = _finish(packing, keys, parts, _digest_of(plan))
+    index = _finish(packing, keys, parts, plan)
     shutil.rmtree(notes)
     return index
 
@@ -131,10 +134,15 @@ def _tile(packing: Packing, key: str) -> tuple[Tile, GeoReference | None]:
     """A tile as it is packed, with its place."""
     source, modalities = packing.source, packing.modalities
     tile, place = source.read(key, modalities), source.georeference(key)
-    extent = None if packing.size is None else packing.size * min(modality.gsd for modality in modalities)
+    extent = None if packing.size is None else packing.size * _finest(packing)
     if place is not None and tile.images:
         place = place_of(tile, place, modalities, extent)
     return tile if extent is None else crop(tile, modalities, extent, None), place
+
+
+def _finest(packing: Packing) -> float:
+    """The ground sampling distance of the finest modality, in metres."""
+    return min(modality.gsd for modality in packing.modalities)
 
 
 def _check(packing: Packing, keys: Sequence[str]) -> None:
@@ -151,29 +159,50 @@ def _check(packing: Packing, keys: Sequence[str]) -> None:
         raise MapexError(f"--size is a number of pixels, 1 or more; found {packing.size}.")
 
 
-def _plan(packing: Packing, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """What must be the same when packing goes on."""
-    tile, _ = _tile(packing, keys[0][1])
+def _plan(packing: Packing, keys: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """A digest of each thing that must be the same when packing goes on, or when a store is to be left alone."""
+    source, root = packing.source, packing.source.root
+    facts: dict[str, Any] = {
+        "data set": type(source).__name__,
+        "root": str(root.absolute() if root.parts and root.exists() else root),
+        "task": source.task,
+        "classes": list(source.classes),
+        "modalities": [modality.describe() for modality in packing.modalities],
+        "list of tiles and splits": [list(pair) for pair in keys],
+        "files, labels or settings of the data set": source.fingerprint(packing.modalities),
+        "--size": packing.size,
+        "--file-size": packing.largest,
+    }
+    return {name: digest_of([fact]) for name, fact in facts.items()}
+
+
+def _per_file(packing: Packing, key: str) -> int:
+    """How many tiles as large as this one a file holds."""
+    tile, _ = _tile(packing, key)
     name, image = next(iter(tile.images.items()))
     gsd = next(modality.gsd for modality in packing.modalities if modality.name == name)
     ground = image.shape[-2] * image.shape[-1] * gsd**2
     most = max(4 * len(modality.bands) * ground / modality.gsd**2 for modality in packing.modalities)
-    names = sha256(json.dumps([list(pair) for pair in keys]).encode()).hexdigest()
-    return {
-        "source": type(packing.source).__name__,
-        "modalities": [modality.describe() for modality in packing.modalities],
-        "size": packing.size,
-        "tiles": len(keys),
-        "names": names,
-        "per_file": max(1, int(packing.largest // most)),
-    }
+    return max(1, int(packing.largest // most))
 
 
-def _digest_of(plan: dict[str, Any]) -> str:
-    return sha256(json.dumps(plan).encode()).hexdigest()
+def _check_same(out: Path, what: str, noted: Mapping[str, str], plan: Mapping[str, str]) -> None:
+    """What was packed earlier must be what would be packed now: nobody would notice old labels.
+
+    Raises:
+        MapexError: something is different.
+    """
+    other = [name for name, digest in plan.items() if noted.get(name) != digest]
+    if other and not any(name in noted for name in plan):
+        other = ["version of mapex-lightning"]
+    if other:
+        raise MapexError(
+            f"{out} holds {what} that is not what would be packed now. Changed since: {'; '.join(other)}. Remove the "
+            "folder to pack anew, or give another with --out."
+        )
 
 
-def _begin(out: Path, plan: dict[str, Any]) -> None:
+def _begin(out: Path, plan: dict[str, str]) -> None:
     """Notes the plan, or checks that it is the one that was begun.
 
     Raises:
@@ -181,16 +210,11 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
     """
     noted = out / UNDER_WAY / "plan.json"
     if noted.is_file():
-        if json.loads(noted.read_text(encoding="utf-8")) != json.loads(json.dumps(plan)):
-            raise MapexError(
-                f"{out} holds the beginning of a store of other tiles or settings. Go on with those, remove the "
-                "folder, or give another with --out."
-            )
+        _check_same(out, "the beginning of a packed store", json.loads(noted.read_text(encoding="utf-8")), plan)
         sweep(out)
         return
     if out.exists() and (not out.is_dir() or any(path.name != UNDER_WAY for path in out.iterdir())):
-        what = "a packed store already" if (out / INDEX).is_file() else "something else"
-        raise MapexError(f"{out} holds {what}. Remove it, or give another folder with --out.")
+        raise MapexError(f"{out} holds something else. Remove it, or give another folder with --out.")
     write_text(noted, json.dumps(plan, indent=1) + "\n")
 
 
@@ -315,7 +339,9 @@ def _save(path: Path, array: np.ndarray) -> None:
     write_whole(path, write, array.nbytes)
 
 
-def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_Part], plan: str) -> Index:
+def _finish(
+    packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_Part], plan: Mapping[str, str]
+) -> Index:
     """Gives the files of a sensor one type, then writes table, checksums and, at last, the index."""
     out, task = packing.out, packing.source.task
     sensors = {
@@ -334,7 +360,9 @@ def _finish(packing: Packing, keys: Sequence[tuple[str, str]], parts: Sequence[_
         mask=mask,
         plan=plan,
     )
-    _save(out / TABLE, _table(index, keys, parts))
+    # Places are in pixels of the finest modality, which may turn out to be in no tile and so not in the index.
+    scale = min(sensor.gsd for sensor in packing.modalities if sensor.name in sensors) / _finest(packing)
+    _save(out / TABLE, _table(index, keys, parts, scale))
     files = [TABLE, *(file for stored in [*sensors.values(), *([mask] if mask else [])] for file in stored.tiles)]
     digests = {file: digest(out / file) for file in files}
     write_digests(out, {**digests, INDEX: sha256(index.text().encode()).hexdigest()})
@@ -369,7 +397,8 @@ def _mask_files(parts: Sequence[_Part]) -> Files | None:
     return Files("int16", shape, None, tiles) if tiles else None
 
 
-def _table(index: Index, keys: Sequence[tuple[str, str]], parts: Sequence[_Part]) -> np.ndarray:
+def _table(index: Index, keys: Sequence[tuple[str, str]], parts: Sequence[_Part], scale: float) -> np.ndarray:
+    """The rows of all tiles, whose places are noted in pixels `scale` times smaller than those of the finest sensor."""
     names = [key.encode() for _, key in keys]
     kind = table_type(list(index.sensors), index.task, len(index.classes), max(map(len, names)))
     table = np.zeros(len(keys), dtype=kind)
@@ -378,7 +407,8 @@ def _table(index: Index, keys: Sequence[tuple[str, str]], parts: Sequence[_Part]
     places = [(part.crs, place) for part in parts for place in part.places]
     number = {crs: at for at, crs in enumerate(index.crs)}
     table["crs"] = [-1 if place is None else number[crs[place[0]]] for crs, place in places]
-    table["transform"] = [[0.0] * 6 if place is None else place[1] for _, place in places]
+    larger = np.array([scale, scale, 1.0, scale, scale, 1.0])
+    table["transform"] = [[0.0] * 6 if place is None else larger * place[1] for _, place in places]
     for sensor in index.sensors:
         holes = [one for part in parts for one in part.holes[sensor]]
         table[f"{sensor}.row"] = _rows([one is not None for one in holes])

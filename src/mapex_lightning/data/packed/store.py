@@ -134,7 +134,8 @@ class Index:
         crs: the coordinate systems as WKT, by the number that the table gives.
         sensors: the stored pixels by name of their modality.
         mask: the stored masks, if the labels are such.
-        plan: a digest of what was to be packed and how, by which the same command knows that it is done.
+        plan: a digest of each thing that decides what was packed and how, by which the same command knows that it is
+            done; empty where it was packed before there were such.
     """
 
     source: str
@@ -143,7 +144,7 @@ class Index:
     crs: tuple[str, ...]
     sensors: Mapping[str, Files]
     mask: Files | None
-    plan: str
+    plan: Mapping[str, str]
 
     def text(self) -> str:
         """As JSON."""
@@ -175,9 +176,15 @@ class Index:
                 name: _files(files, Modality.of(files["modality"])) for name, files in found.pop("sensors").items()
             }
             mask = found.pop("mask")
+            plan = found.pop("plan")
             classes, crs = tuple(found.pop("classes")), tuple(found.pop("crs"))
             return cls(
-                **found, classes=classes, crs=crs, sensors=sensors, mask=None if mask is None else _files(mask, None)
+                **found,
+                classes=classes,
+                crs=crs,
+                sensors=sensors,
+                mask=None if mask is None else _files(mask, None),
+                plan=plan if isinstance(plan, dict) else {},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MapexError(f"{path} lacks or misnames an entry ({error}). Pack the tiles anew.") from error

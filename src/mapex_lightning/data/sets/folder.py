@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ from einops import rearrange
 
 from mapex_lightning.data import ground, raster
 from mapex_lightning.data.crs import same_crs
+from mapex_lightning.data.fingerprint import digest_of, stamp
 from mapex_lightning.data.manifest import Entry, Manifest, read_manifest
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.tileset import TASKS, GeoReference, Split, Task, TileSet
@@ -111,7 +112,7 @@ class Folder(TileSet):
                 grids[modality.name] = Grid(*place[:2], *image.shape[1:])
         target = self.label(key)
         if self.task == "segmentation" and isinstance(target, np.ndarray):
-            place = self.georeference(key)
+            place = self._place_of_mask(key)
             if place is not None:
                 grids["its mask"] = Grid(*place[:2], *target.shape)
         self._check_ground(key, grids)
@@ -140,13 +141,31 @@ class Folder(TileSet):
                 return self._mask(key, self._path(text))
 
     def georeference(self, key: str) -> GeoReference | None:
-        """Where the mask lies or, without one, the tile's raster of the smallest pixels."""
-        entry = self._entry(key)
-        if self.task == "segmentation" and entry.label:
-            return raster.georeference(self._path(entry.label), trusted=self.outside)
-        places = [raster.georeference(self._path(file), trusted=self.outside) for file in entry.files.values()]
+        """Where the mask lies or, without one that says so, the tile's raster of the smallest pixels."""
+        own = self._place_of_mask(key)
+        if own is not None:
+            return own
+        files = self._entry(key).files.values()
+        places = [raster.georeference(self._path(file), trusted=self.outside) for file in files]
         known = [place for place in places if place is not None]
         return min(known, key=lambda place: _pixel(place.transform), default=None)
+
+    def _place_of_mask(self, key: str) -> GeoReference | None:
+        """Where the mask lies, if there is one and it says so: a PNG does not."""
+        label = self._entry(key).label
+        if self.task != "segmentation" or not label:
+            return None
+        return raster.georeference(self._path(label), trusted=self.outside)
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of every tile the label, and the size and time of change of its files and its mask."""
+        return digest_of(self._facts([modality.name for modality in modalities]))
+
+    def _facts(self, sensors: Sequence[str]) -> Iterator[object]:
+        for key, entry in self._table.entries.items():
+            written = [entry.files[sensor] for sensor in sensors if sensor in entry.files]
+            masks = [entry.label] * (self.task == "segmentation" and bool(entry.label))
+            yield key, entry.label, [stamp(self.root / file) for file in (*written, *masks)]
 
     def _path(self, written: str) -> Path:
         """A file of the manifest; one that came with somebody's tiles must not read what lies elsewhere."""

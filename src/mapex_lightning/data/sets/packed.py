@@ -10,6 +10,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from mapex_lightning.data.checksums import CHECKSUMS, digest
+from mapex_lightning.data.fingerprint import digest_of, stamp
 from mapex_lightning.data.packed.store import INDEX, MASK, TABLE, Files, Index, decoded, table_type
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.tileset import SPLITS, GeoReference, Split, Task, TileSet
@@ -148,6 +150,11 @@ class Packed(TileSet):
         finest = min(self._sensors, key=lambda name: self._sensors[name].gsd)
         rows, columns = self.files(finest).shape[-2:]
         return GeoReference(self.index.crs[tile["crs"]], (a, b, c, d, e, f), (rows, columns))
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of the checksums of its files, which lie beside them."""
+        listed = self.root / CHECKSUMS
+        return digest(listed) if listed.is_file() else digest_of([stamp(self.root / INDEX)])
 
     def number(self, key: str) -> int:
         """The row of a tile in the table.

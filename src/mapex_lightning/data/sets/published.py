@@ -13,6 +13,7 @@ import numpy as np
 from mapex_lightning.data import raster
 from mapex_lightning.data.codes import class_indexes
 from mapex_lightning.data.decibels import decibels
+from mapex_lightning.data.fingerprint import digest_of, stamp
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Reading, Scene
 from mapex_lightning.data.sets import hdf5
@@ -21,6 +22,9 @@ from mapex_lightning.data.tileset import DATA, GeoReference, Split, TileSet
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED, Target, Tile
+
+LOOKED_AT = 10_000
+"""Most tiles of which a fingerprint holds the files."""
 
 
 class Warped(NamedTuple):
@@ -154,6 +158,17 @@ class Published(TileSet):
         places = (raster.georeference(file) for file in files if file is not None)
         return next((place for place in places if place is not None), None)
 
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of the settings, and of `LOOKED_AT` tiles, spread evenly, the label and the size and time of their files.
+
+        A published set is changed as a whole, by fetching or unpacking it again, and may hold millions of files.
+        """
+        sensors = [self._sensor(modality) for modality in modalities]
+        keys = list(self._entries)
+        chosen = keys[:: -(-len(keys) // LOOKED_AT) or 1]
+        tiles = (_facts(key, self._entries[key], sensors) for key in chosen)
+        return digest_of([super().fingerprint(modalities), *tiles])
+
     @cached_property
     def _entries(self) -> Mapping[str, Entry]:
         return self.listed()
@@ -240,6 +255,27 @@ def _read(stored: Stored, sensor: Sensor, bands: Sequence[str]) -> np.ndarray:
             )
         return pixels[[sensor.bands.index(band) for band in bands]].astype(np.float32)
     return raster.read_together({band: stored[band] for band in bands}, sensor.side)
+
+
+def _facts(key: str, entry: Entry, sensors: Sequence[str]) -> tuple[object, ...]:
+    """What says whether a tile is still the same, without reading it."""
+    files = [file for sensor in sensors if sensor in entry.files for file in _files(entry.files[sensor])]
+    label = entry.label
+    if isinstance(label, Path | hdf5.Layer):
+        files += _files(label)
+        label = None
+    return key, np.asarray(label, dtype=float).tolist() if label is not None else None, [stamp(file) for file in files]
+
+
+def _files(stored: Stored) -> list[Path]:
+    """The files that pixels or a mask lie in."""
+    if isinstance(stored, Path):
+        return [stored]
+    if isinstance(stored, hdf5.Layer):
+        return [stored.file]
+    if isinstance(stored, Warped):
+        return [*stored.files.values(), stored.onto]
+    return list(stored.values())
 
 
 def _a_raster(stored: Stored) -> Path | None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mapex_lightning.data.extras import imported
+from mapex_lightning.data.fingerprint import digest_of, settings_of, stamp
 from mapex_lightning.data.members import Keys
 from mapex_lightning.data.sets import tar
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
@@ -168,6 +169,18 @@ class Shards(TileSet):
     def label(self, key: str) -> None:
         """None: it is for pre-training."""
         return
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of the settings, and the size and time of change of every shard of these modalities."""
+        folders = {folder for modality in modalities for folder in self.folders[self._sensor(modality)]}
+        shards = (
+            stamp(shard.tar)
+            for names in self._shards.values()
+            for held in names.values()
+            for folder, shard in held.items()
+            if folder in folders
+        )
+        return digest_of([settings_of(self, without=("root", "index")), *shards])
 
     @cached_property
     def _shards(self) -> dict[Split, dict[str, dict[str, Shard]]]:

@@ -84,6 +84,14 @@ def test_labels_are_multi_hot_in_the_official_order(root: Path) -> None:
     assert len(CLASSES) == 19
 
 
+@pytest.mark.parametrize("name", ["metadata.parquet", "data.mdb"])
+def test_a_fingerprint_is_of_the_metadata_and_the_database(root: Path, name: str) -> None:
+    before = BigEarthNet(root).fingerprint([])
+    assert BigEarthNet(root).fingerprint([]) == before != BigEarthNet(root, snow_and_cloud=True).fingerprint([])
+    os.utime(next(root.rglob(name)), ns=(1, 1))
+    assert BigEarthNet(root).fingerprint([]) != before
+
+
 def test_both_sensors_of_a_patch_lie_on_the_fine_grid(root: Path) -> None:
     s1, s2 = stored(2)
     tile = BigEarthNet(root).read("S2_2", [S1, S2])

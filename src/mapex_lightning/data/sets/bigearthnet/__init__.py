@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mapex_lightning.data import raster
+from mapex_lightning.data.fingerprint import digest_of, stamp
 from mapex_lightning.data.one_grid import on_one_grid
 from mapex_lightning.data.sets.bigearthnet import rico
 from mapex_lightning.data.sets.bigearthnet.patches import Patches
@@ -175,6 +176,11 @@ class BigEarthNet(TileSet):
             MapexError: its file is not there.
         """
         return raster.georeference(self._file("s2", key, "B02")) if "s2" in self._folders else None
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of the settings, and the size and time of change of the metadata and the LMDB; GeoTIFFs are millions."""
+        files = [self._metadata, *([] if self._lmdb is None else [self._lmdb / "data.mdb"])]
+        return digest_of([super().fingerprint(modalities), *map(stamp, files)])
 
     @cached_property
     def _patches(self) -> Patches:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mapex_lightning.data.fingerprint import digest_of, settings_of
 from mapex_lightning.data.sets.sensors import Sensor, holds, sensor_of
 from mapex_lightning.data.sets.splits import split_of
 from mapex_lightning.data.sets.torchgeo import library
@@ -197,6 +198,13 @@ class TorchGeo(TileSet):
         east, north = self._open(source).res
         shape = round((y.stop - y.start) / north), round((x.stop - x.start) / east)
         return GeoReference(self._open(source).crs.to_wkt(), (east, 0.0, x.start, 0.0, -north, y.stop), shape)
+
+    def fingerprint(self, modalities: Sequence[Modality]) -> str:
+        """Of the settings, but for those that say whether to fetch: which files there are, torchgeo knows."""
+        settings = settings_of(self, without=("root", "task"))
+        fetching = ("download", "checksum")
+        settings["arguments"] = {name: value for name, value in self.arguments.items() if name not in fetching}
+        return digest_of([settings])
 
     @cached_property
     def _prefixes(self) -> dict[Split, str]:
