@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -232,6 +233,15 @@ def test_a_run_says_how_large_its_model_is_and_where_its_encoder_comes_from(
     assert re.search(r"^FineTune: .* parameters, 1,\d{3} of them trained$", second, re.MULTILINE)
 
 
+def test_a_control_is_evaluated_with_the_weights_that_it_has_learned(folder: Path) -> None:
+    last, pretrained = finetune("--model.encoder", "nano"), ["--model.pretrained", "false"]
+    for words in ([], pretrained):
+        evaluate = ["validate", "--config", "synthetic.yaml", "--ckpt", str(last), "--data.sets", TILES, *SMALL]
+        assert main([*evaluate, "--run", f"with-{len(words)}", *words]) == 0
+    one, other = (json.loads(Path(f"runs/with-{n}/validate-last.json").read_text()) for n in (0, 2))
+    assert one == other
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -249,10 +259,11 @@ def test_a_setting_that_does_not_fit_the_number_of_batches_is_told_in_a_sentence
     assert said in capsys.readouterr().err
 
 
-def test_a_run_that_ends_before_its_first_validation_says_nothing_of_it(
+def test_a_run_that_ends_before_its_first_validation_says_that_it_is_not_sealed_and_nothing_else(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    last = pretrain("--trainer.max_steps", "1")
+    with pytest.warns(UserWarning, match="not sealed"):
+        last = pretrain("--trainer.max_steps", "1")
     assert last.is_file()
     assert not last.with_name("best.ckpt").exists()
     assert "monitor" not in capsys.readouterr().err

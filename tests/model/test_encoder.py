@@ -139,12 +139,29 @@ def test_the_feature_map_does_not_depend_on_the_order_of_the_tiles_sensors() -> 
     assert torch.equal(encoder.feature_map(only(tiles, "dem", "s2", "s1")), encoder.feature_map(tiles))
 
 
-def test_a_census_is_emptied_before_it_is_refilled() -> None:
+def test_a_census_begins_at_nothing() -> None:
     encoder, tiles = encoder_of(CONFIG), tiles_of(CONFIG)
     observe(encoder, tiles)
     once = {block: census.clone() for block, census in census_of(encoder).items()}
     observe(encoder, tiles)
     assert all(torch.equal(census, once[block]) for block, census in census_of(encoder).items())
+
+
+def test_a_census_that_is_not_whole_is_in_no_checkpoint_and_leaves_the_old_one() -> None:
+    encoder, tiles = encoder_of(CONFIG), tiles_of(CONFIG)
+    observe(encoder, tiles)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+
+    def broken_off() -> None:
+        with encoder.observe():
+            for _ in range(2):
+                encoder(tiles)
+            assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_an_unobserved_pass_is_left_out_of_a_census() -> None:

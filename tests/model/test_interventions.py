@@ -216,6 +216,6 @@ def test_at_rest_an_encoder_is_in_evaluation_and_takes_no_census() -> None:
             assert not encoder.training
             assert not encoder(TILES).values.requires_grad
         assert encoder.training
-        assert not any(mixture.census.any() for mixture in encoder.mixtures.values())
+        assert not any(mixture.counted.any() for mixture in encoder.mixtures.values())
         encoder(TILES)
     assert all(mixture.census.any() for mixture in encoder.mixtures.values())

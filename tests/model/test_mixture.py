@@ -118,7 +118,7 @@ def test_no_token_at_all_is_a_valid_batch(router: RouterMode, top_k: int) -> Non
     out, assignment = mixture(*tokens_of(0))
     assert out.shape == (0, 16)
     assert assignment.expert.shape == (0, top_k)
-    assert not mixture.census.any()
+    assert not mixture.counted.any()
 
 
 @pytest.mark.parametrize("router", ROUTERS)
@@ -131,12 +131,12 @@ def test_absent_tokens_are_nobodys_business(router: RouterMode, experts: int, to
     for value in (0.0, 1e3):
         given = tokens.masked_fill(~here[:, None], value).requires_grad_()
         mixture.zero_grad()
-        mixture.census.zero_()
+        mixture.counted.zero_()
         mixture.observing = True
         out, _ = mixture(given, modality, here)
         out.square().sum().backward()
         assert given.grad is not None
-        found.append([out, given.grad, mixture.census.clone(), *(p.grad for p in mixture.parameters())])
+        found.append([out, given.grad, mixture.counted.clone(), *(p.grad for p in mixture.parameters())])
         assert not out[~here].any()
         assert not given.grad[~here].any()
     assert found[0][2][0].sum() == top_k * here.sum()
@@ -246,13 +246,13 @@ def test_the_census_counts_tokens_gates_contributions_and_probabilities(top_k: i
     tokens, modality, here = tokens_of(20)
     mixture.observing = True
     _, assignment = mixture(tokens, modality, here)
-    expected = torch.zeros_like(mixture.census)
+    expected = torch.zeros_like(mixture.counted)
     for t in range(20):
         for e, gate in zip(assignment.expert[t].tolist(), assignment.weight[t], strict=True):
             size = feed_forward(mixture.experts, e, tokens[t]).norm()
             expected[:3, modality[t], e] += torch.stack([torch.ones_like(gate), gate, gate * size]).detach()
         expected[3, modality[t], :4] += assignment.logits[t].softmax(-1).detach()
-    torch.testing.assert_close(mixture.census, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mixture.counted, expected, rtol=1e-6, atol=1e-6)
     assert len(CENSUS) == 4
 
 
@@ -260,7 +260,7 @@ def test_a_disallowed_expert_that_fills_up_the_choice_is_not_counted() -> None:
     mixture = mixture_of(config_of((4,), top_k=2, allowed=SEALED))
     mixture.observing = True
     mixture(*tokens_of(50))
-    seen = {(m, e) for m, e in mixture.census[0].nonzero().tolist()}
+    seen = {(m, e) for m, e in mixture.counted[0].nonzero().tolist()}
     assert seen == {(m, e) for m, row in enumerate(SEALED[0]) for e in row}
 
 
@@ -288,4 +288,4 @@ def test_a_full_census_has_nothing_that_is_gone() -> None:
 def test_nothing_is_counted_unless_observed() -> None:
     mixture = mixture_of(config_of((4,)))
     mixture(*tokens_of(20))
-    assert not mixture.census.any()
+    assert not mixture.counted.any()

@@ -10,12 +10,13 @@ import torch
 from mapex_lightning.checkpoint import KEY, Description, save
 from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import MODALITIES
-from mapex_lightning.model.config import PRESETS
+from mapex_lightning.model.config import PRESETS, RouterMode
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import fold, start, tiles_of
 from mapex_lightning.train.pretrain import Pretrain
-from tests.builders import config_of, encoder_of
+from tests import builders
+from tests.builders import config_of, encoder_of, observe, seal
 
 FOLDED = 4511150776679624995
 """What `fold(0, "head")` was when this test was written: runs of the past must stay repeatable."""
@@ -79,6 +80,21 @@ def test_the_control_has_the_shape_of_the_checkpoint_and_other_weights(saved: tu
         assert drawn.shape == weight.shape
         if weight.ndim > 1 and not name.endswith("bias"):
             assert not torch.equal(drawn, weight), name
+
+
+@pytest.mark.parametrize("router", ["conditioned", "grouped"])
+def test_the_control_takes_over_neither_history_nor_sealed_sets_that_were_learned(
+    router: RouterMode, tmp_path: Path
+) -> None:
+    encoder = encoder_of(config_of(router=router))
+    observe(encoder, builders.tiles_of(encoder.config))
+    seal(encoder, 0.9)
+    save(encoder, tmp_path / "sealed.ckpt", "pre-trained for long")
+    control, description = start(str(tmp_path / "sealed.ckpt"), None, pretrained=False)
+    assert control.config.sealed == (router == "grouped")
+    assert description.encoder == control.config
+    assert len(description.lineage) == 1
+    assert description.lineage[0].startswith("new weights in the shape of a checkpoint: 16 wide, 3 blocks")
 
 
 def test_a_name_that_is_neither_preset_nor_checkpoint_gets_a_sentence() -> None:

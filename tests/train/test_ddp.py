@@ -24,7 +24,7 @@ from tests.workshop import SMALL, TILES, finetune
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Sequence[Modality]]]:
-    """A tiny encoder of three sensors, and one that was pruned to two of them."""
+    """A tiny encoder of three sensors, one pruned to two of them, and the former for tiles of those two."""
     folder = tmp_path_factory.mktemp("encoders")
     config = config_of()
     encoder = encoder_of(config)
@@ -33,10 +33,11 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, S
     save(encoder, folder / "whole.ckpt")
     write(prune(checkpoint_of(encoder), ["s1", "dem"])[0], folder / "pruned.ckpt")
     kept = [sensor for sensor in SENSORS if sensor.name != "s2"]
-    return {"whole": (str(folder / "whole.ckpt"), SENSORS), "pruned": (str(folder / "pruned.ckpt"), kept)}
+    whole, pruned = str(folder / "whole.ckpt"), str(folder / "pruned.ckpt")
+    return {"whole": (whole, SENSORS), "pruned": (pruned, kept), "on fewer": (whole, kept)}
 
 
-FIRST = (("pretrain", "whole"), ("full", "pruned"))
+FIRST = (("pretrain", "whole"), ("full", "pruned"), ("pretrain", "on fewer"))
 OTHERS = (*((kind, "whole") for kind in ("full", "linear", "low-rank")), ("linear", "pruned"), ("low-rank", "pruned"))
 
 
@@ -85,6 +86,9 @@ def test_two_ranks_learn_what_one_learns_from_batches_of_both(two: list[list[dic
     assert two[0][1]["val"]["val/loss"] == pytest.approx(alone["val"]["val/loss"], rel=1e-5)
     assert two[0][1]["val"]["val/miou"] == pytest.approx(alone["val"]["val/miou"], rel=1e-5)
     assert two[0][1]["rates"] == alone["rates"]
+    assert two[0][1]["census"] == two[1][1]["census"]
+    census, whole = (torch.tensor(run["census"]) for run in (two[0][1], alone))
+    torch.testing.assert_close(census, whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture

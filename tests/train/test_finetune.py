@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,11 +22,12 @@ from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
 from mapex_lightning.pruning import prune
-from mapex_lightning.tiles import Tiles
+from mapex_lightning.tiles import IGNORED, Tile, Tiles
 from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune, labelled
 from mapex_lightning.train.metrics import loss_of
 from mapex_lightning.train.optim import configure
+from tests.builders import census_of, observe
 from tests.workshop import trainer_of
 
 SENSORS: list[str | Modality] = ["s1", "s2"]
@@ -160,6 +163,49 @@ def test_low_rank_experts_come_along_with_their_checkpoint(tmp_path: Path) -> No
     assert trainer.test(model_of(str(pruned)), datamodule=tiles_in(), verbose=False)[0] == pytest.approx(figures[0])
 
 
+def encoder_with_census(folder: Path) -> Path:
+    """A checkpoint of an encoder that has seen tiles."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoder = Encoder(preset("nano", modalities(["s1", "s2"]))).eval()
+    observe(encoder, tiles_in().examples(3, "test"))
+    save(encoder, folder / "counted.ckpt")
+    return folder / "counted.ckpt"
+
+
+def same_census(one: Encoder, other: Encoder) -> bool:
+    assert all(census.any() for census in census_of(one).values())
+    return all(torch.equal(census, census_of(other)[block]) for block, census in census_of(one).items())
+
+
+@pytest.mark.parametrize("train", ["full", "low-rank", "linear"])
+def test_the_census_is_that_of_the_trained_encoder_and_of_a_frozen_one_that_of_its_pre_training(
+    train: str, tmp_path: Path
+) -> None:
+    before, data = load(encoder_with_census(tmp_path)), tiles_in()
+    model = model_of(str(tmp_path / "counted.ckpt"), train=train)
+    trainer_of(max_epochs=2, num_sanity_val_steps=1).fit(model, datamodule=data)
+    after = model.encoder.eval()
+    if train == "linear":
+        assert same_census(after, before)
+        return
+    found = {block: census.clone() for block, census in census_of(after).items()}
+    observe(after, *(tiles for tiles, _ in data.val_dataloader()))
+    for block, census in census_of(after).items():
+        torch.testing.assert_close(found[block], census)
+    assert not same_census(after, before)
+
+
+def test_neither_a_sanity_check_nor_an_evaluation_changes_the_census(tmp_path: Path) -> None:
+    before = load(encoder_with_census(tmp_path))
+    model = model_of(str(tmp_path / "counted.ckpt"))
+    trainer_of(max_steps=1, max_epochs=9, check_val_every_n_epoch=2, num_sanity_val_steps=1).fit(
+        model, datamodule=tiles_in()
+    )
+    trainer_of().validate(model, datamodule=tiles_in(), verbose=False)
+    assert same_census(model.encoder, before)
+
+
 def test_sensors_are_dropped_in_training_alone() -> None:
     share: dict[bool, list[float]] = {True: [], False: []}
     model = model_of(train="linear", drop_sensors=0.9)
@@ -184,6 +230,31 @@ def test_a_head_pools_as_it_was_trained_to(tmp_path: Path) -> None:
     trainer.save_checkpoint(path)
     assert model_of(str(path)).head.pool == "redundancy"
     assert model_of(str(path), pretrained=False).head.pool == "mean"
+
+
+@pytest.mark.parametrize("task", ["multiclass", "segmentation"])
+def test_one_class_to_choose_from_gets_a_sentence(task: Task) -> None:
+    with pytest.raises(
+        MapexError, match=rf"One class \(land\) leaves nothing to choose from: {task} needs two or more"
+    ):
+        FineTune("nano", task, ["land"], SENSORS)
+
+
+class OneLabel(Synthetic):
+    """Whether a synthetic tile has the first of its covers."""
+
+    classes = ("land",)
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        return replace(super().read(key, modalities), target=np.array([int(key[-1]) % 2], dtype=np.float32))
+
+
+def test_one_label_that_a_tile_has_or_has_not_is_learned_and_measured() -> None:
+    data = TileData([OneLabel(task="multilabel", train=8, val=4, test=0, size=16)], SENSORS, size=16, batch_size=4)
+    trainer = trainer_of()
+    trainer.fit(FineTune("nano", data.task, data.classes, SENSORS), datamodule=data)
+    assert 0 < trainer.callback_metrics["val/map"] <= 1
+    assert 0 <= trainer.callback_metrics["val/f1"] <= 1
 
 
 def test_segmentation_pools_nothing() -> None:
@@ -273,6 +344,32 @@ def test_accuracy_and_miou_of_a_segmentation_are_those_worked_out_from_predictio
         if bool(((guess == c) | (label == c)).any())
     ]
     assert figures["test/miou"] == pytest.approx(sum(shares) / len(shares), rel=1e-5)
+
+
+class Patchy(Synthetic):
+    """Synthetic masks of which few, or none, have labelled pixels, and the first tile none."""
+
+    def __init__(self, labelled: int) -> None:
+        super().__init__(task="segmentation", train=4, val=4, test=8, size=16, missing=0.0)
+        self.labelled = labelled
+
+    def read(self, key: str, modalities: Sequence[Modality]) -> Tile:
+        tile = super().read(key, modalities)
+        mask = np.array(tile.target)
+        mask.reshape(-1)[self.labelled * int(key.split("-")[1]) :] = IGNORED
+        return replace(tile, target=mask)
+
+
+@pytest.mark.parametrize("labelled", [20, 0])
+def test_the_loss_of_a_segmentation_is_the_mean_over_labelled_pixels_however_tiles_fall_into_batches(
+    labelled: int,
+) -> None:
+    found = []
+    for size in (1, 3, 8):
+        data = TileData([Patchy(labelled)], SENSORS, size=16, batch_size=size, augment=False)
+        found.append(trainer_of().test(model_of(task="segmentation"), datamodule=data, verbose=False)[0]["test/loss"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+    assert (found[0] > 0) == (labelled > 0)
 
 
 @pytest.mark.parametrize("batch_size", [2, 9, 20])

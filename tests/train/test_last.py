@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import Timer
 
-from mapex_lightning.checkpoint import read
+from mapex_lightning.checkpoint import describe, read
 from mapex_lightning.errors import STOPPED, TRY_AGAIN, MapexError
 from mapex_lightning.train.last import Last
 from tests.resuming import FINETUNE, PRETRAIN, Moment, assert_equal, fit, moments
@@ -89,6 +89,23 @@ def test_fine_tuning_goes_on_exactly_with_dropped_sensors_and_paths_and_gathered
     assert_equal(Path("runs/cut"), Path("runs/whole"))
 
 
+def test_what_is_sealed_at_the_end_of_a_run_is_in_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fit(*PRETRAIN, "--run", "whole", "--trainer.max_steps", "4") == 0  # the only validation is after three
+    sealed = describe(read("runs/whole/last.ckpt")).encoder.allowed
+    assert sealed
+    with moments(monkeypatch, Moment("on_train_epoch_end", "train", 4)):
+        assert fit(*PRETRAIN, "--run", "cut", "--trainer.max_steps", "4") == 0
+    with moments(monkeypatch, Moment("training_step", "train", 3)):
+        assert fit(*PRETRAIN, "--run", "again", "--trainer.max_steps", "4") in (0, TRY_AGAIN)
+    assert fit("--run", "again") == 0
+    for run in ("cut", "again"):
+        assert_equal(Path("runs") / run, Path("runs/whole"))
+        assert describe(read(f"runs/{run}/last.ckpt")).encoder.allowed == sealed
+
+
 @pytest.mark.slow
 def test_saves_within_an_epoch_change_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(whole)
@@ -142,6 +159,7 @@ def test_a_minimum_of_epochs_goes_before_an_early_stop(tmp_path: Path, monkeypat
     ids=lambda words: " ".join(words) or "plain",
 )
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The experts are not sealed. the run had no validation:UserWarning")
 def test_there_is_no_moment_at_which_a_signal_costs_a_step(
     words: tuple[str, ...], kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,14 @@ def test_every_task_has_its_figures_and_one_that_counts_most(task: Task, main: s
     assert set(figures.collection("val/").keys()) == {f"val/{name}" for name in names}
 
 
+def test_one_label_has_the_figures_of_several_over_all_pairs() -> None:
+    guess, label = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60).reshape(20, 3) % 2
+    several, one = (figures_of("multilabel", count).collection("val/") for count in (3, 1))
+    several.update(guess, label)
+    one.update(guess.reshape(60, 1), label.reshape(60, 1))
+    assert one.compute() == several.compute()
+
+
 def test_collections_of_two_stages_do_not_share_their_counts() -> None:
     figures = figures_of("multiclass", 2)
     val, test = figures.collection("val/"), figures.collection("test/")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
+from mapex_lightning.checkpoint import save
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.errors import MapexError
@@ -19,6 +22,7 @@ from mapex_lightning.model.auxiliary import auxiliary_losses, total
 from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.reconstruction import Reconstruction, reconstruct
 from mapex_lightning.model.target import mean_over_modalities
+from mapex_lightning.pruning import sealing
 from mapex_lightning.tiles import Tile, Tiles
 from mapex_lightning.train.optim import Optimiser
 from mapex_lightning.train.pretrain import Pretrain
@@ -209,6 +213,34 @@ def test_experts_are_sealed_after_their_share_of_the_run_and_training_goes_on_in
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
+@pytest.mark.parametrize(
+    "settings", [{"max_steps": 3, "max_epochs": 9}, {"max_epochs": 3, "check_val_every_n_epoch": 2}]
+)
+def test_a_run_that_ends_without_a_validation_is_sealed_by_the_latest_census(settings: dict[str, int]) -> None:
+    steps = 2 if "max_steps" in settings else 1
+    model, trainer = model_of(), trainer_of(**settings, num_sanity_val_steps=2)
+    trainer.fit(model, datamodule=tiles_in(train=4 * steps))
+    assert trainer.global_step == 3
+    census = {block: mixture.census for block, mixture in model.encoder.mixtures.items()}
+    assert model.encoder.config.allowed == sealing(replace(model.encoder.config, allowed=()), census) != ()
+
+
+def test_a_run_without_any_validation_says_that_it_ends_unsealed(tmp_path: Path) -> None:
+    model = model_of()
+    kept = ModelCheckpoint(tmp_path, save_last=True)
+    trainer = trainer_of(max_steps=1, max_epochs=9, num_sanity_val_steps=2, enable_checkpointing=True, callbacks=[kept])
+    with pytest.warns(UserWarning, match="The experts are not sealed: the run had no validation"):
+        trainer.fit(model, datamodule=tiles_in(train=8))
+    assert not any(mixture.census.any() for mixture in model.encoder.mixtures.values())  # nor that of the sanity check
+    assert not model.encoder.config.sealed
+
+
+def test_a_run_that_a_time_limit_ends_is_not_sealed() -> None:
+    model = model_of()
+    trainer_of(max_epochs=9, max_time={"seconds": 0}).fit(model, datamodule=tiles_in())
+    assert not model.encoder.config.sealed
+
+
 def test_an_encoder_that_is_not_to_be_sealed_is_not() -> None:
     model = model_of(seal=None)
     trainer_of(max_epochs=1).fit(model, datamodule=tiles_in())
@@ -246,6 +278,23 @@ def test_every_router_trains_a_step_with_a_gradient_for_every_weight(router: Rou
     assert all(gradient.isfinite().all() for gradient in found.values())
     for part in ("patchify.embed.s1.weight", "blocks.0.mixture.router.weight", "blocks.0.mixture.experts.outer"):
         assert found[f"encoder.{part}"].any(), part
+
+
+def test_only_the_own_weights_of_sensors_without_data_are_frozen_and_all_else_gets_a_gradient(tmp_path: Path) -> None:
+    save(model_of().encoder, tmp_path / "encoder.ckpt")
+    model = Pretrain(str(tmp_path / "encoder.ckpt"), ["s1", "dem"])
+    data = TileData([Synthetic(train=4, val=4, test=0, size=16)], ["s1", "dem"], size=16, batch_size=4)
+    trainer_of(limit_val_batches=0).fit(model, datamodule=data)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    places = ("encoder.patchify.embed", "encoder.patchify.norm", "decoder.heads")
+    assert frozen == {f"{place}.s2.{kind}" for place in places for kind in ("weight", "bias")}
+    assert {name for name, weight in model.named_parameters() if weight.grad is None} == frozen
+
+
+def test_a_sensor_that_the_encoder_to_go_on_from_does_not_read_gets_a_sentence(tmp_path: Path) -> None:
+    save(model_of().encoder, tmp_path / "encoder.ckpt")
+    with pytest.raises(MapexError, match="The encoder does not read rgb; it reads s1, s2, dem"):
+        Pretrain(str(tmp_path / "encoder.ckpt"), ["s1", "rgb"])
 
 
 def test_mixed_precision_trains_a_step() -> None:

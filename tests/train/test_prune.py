@@ -18,7 +18,7 @@ from mapex_lightning.pruning import Policy, prune
 from mapex_lightning.train.checkpoint_io import WholeCheckpointIO
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.prune import Prune
-from tests.builders import census_of, checkpoint_of
+from tests.builders import census_of, checkpoint_of, observe, only
 from tests.workshop import trainer_of
 
 
@@ -44,18 +44,19 @@ def pruned(path: str, *keep: str, policy: Policy | None = None) -> Prune:
     return model
 
 
-def by_hand(path: str) -> Encoder:
-    """The same encoder after it saw the same tiles one by one."""
+def by_hand(path: str, *keep: str) -> Encoder:
+    """The same encoder after it saw these sensors of the same tiles one by one."""
     encoder, data = load(path), tiles_in("s1", "s2", "dem")
     data.batch_size = 1
     with encoder.observe(), torch.no_grad():
         for tiles, _ in data.val_dataloader():
-            encoder(tiles)
+            if any(bool(tiles.present[name]) for name in keep):
+                encoder(only(tiles, *(name for name in keep if bool(tiles.present[name]))))
     return encoder
 
 
-def test_the_census_is_that_of_the_tiles_counted_by_hand(saved: str) -> None:
-    found, wanted = census_of(pruned(saved, "s2").encoder), census_of(by_hand(saved))
+def test_the_census_is_that_of_the_kept_sensors_of_the_tiles_counted_by_hand(saved: str) -> None:
+    found, wanted = census_of(pruned(saved, "s1", "dem").encoder), census_of(by_hand(saved, "s1", "dem"))
     assert set(found) == {0, 2, 4}
     for block, census in found.items():
         assert census[0].any()
@@ -65,9 +66,28 @@ def test_the_census_is_that_of_the_tiles_counted_by_hand(saved: str) -> None:
 def test_the_experts_kept_are_those_that_the_census_asks_for(saved: str) -> None:
     found = pruned(saved, "s2", policy=Policy("coverage", 0.5)).pruned
     assert found is not None
-    wanted = prune(checkpoint_of(by_hand(saved)), ["s2"], Policy("coverage", 0.5))[1]
+    wanted = prune(checkpoint_of(by_hand(saved, "s2")), ["s2"], Policy("coverage", 0.5))[1]
     assert found[1].experts == wanted.experts
     assert all(len(kept) < 6 for kept in found[1].experts.values())
+
+
+def test_the_mass_that_is_retained_is_that_of_the_pruned_model_and_not_of_all_sensors(saved: str) -> None:
+    alone = prune(checkpoint_of(by_hand(saved, "s2")), ["s2"], Policy("top", 1))[1]
+    together = prune(checkpoint_of(by_hand(saved, "s1", "s2", "dem")), ["s2"], Policy("top", 1))[1]
+    found = pruned(saved, "s2", policy=Policy("top", 1)).pruned
+    assert found is not None
+    assert found[1].retained["s2"] == pytest.approx(alone.retained["s2"])
+    assert found[1].retained["s2"] != pytest.approx(together.retained["s2"])
+
+
+def test_what_the_checkpoint_counted_of_other_sensors_stays_in_the_report(saved: str) -> None:
+    encoder = load(saved)
+    observe(encoder, tiles_in("s1", "s2", "dem").examples(5))
+    save(encoder, Path(saved))
+    found, before = pruned(saved, "s2").pruned, prune(read(saved), ["s2"])[1]
+    assert found is not None
+    assert found[1].shares["s1"] == before.shares["s1"]
+    assert found[1].shares["s2"] != before.shares["s2"]
 
 
 def test_the_pruned_checkpoint_loads_with_its_sensors_and_tells_its_story(saved: str, tmp_path: Path) -> None:

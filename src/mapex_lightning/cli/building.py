@@ -187,6 +187,8 @@ class MapexCLI(LightningCLI):
                 "Fine-tune it first (mapex fit --config ... --ckpt FILE), or give another with --ckpt."
             )
         self.config.model.init_args.encoder = str(path)
+        if wanted == "finetune":
+            self.config.model.init_args.pretrained = True  # False, for a control, says how its run began
         say(f"evaluating {path}")
 
     def _config_name(self) -> str:

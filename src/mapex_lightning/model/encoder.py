@@ -94,12 +94,14 @@ class Encoder(nn.Module):
 
     @contextmanager
     def observe(self) -> Iterator[None]:
-        """Empties the census and refills it from every forward pass inside the context."""
+        """Takes a census of every forward pass inside the context; until that is whole, the old one stays."""
         for mixture in self.mixtures.values():
-            mixture.census.zero_()
+            mixture.counted.zero_()
             mixture.observing = True
         try:
             yield
+            for mixture in self.mixtures.values():
+                mixture.census.copy_(mixture.counted)
         finally:
             for mixture in self.mixtures.values():
                 mixture.observing = False

@@ -31,6 +31,7 @@ class Mixture(nn.Module):
     """
 
     census: Tensor
+    counted: Tensor
 
     def __init__(self, config: EncoderConfig, block: int) -> None:
         super().__init__()
@@ -40,8 +41,10 @@ class Mixture(nn.Module):
         self.experts = Experts(count, config.width, hidden)
         self.shared = Experts(1, config.width, hidden) if config.shared else None
         self.register_buffer("census", torch.zeros(len(CENSUS), len(config.modalities), count + 1))
+        # What a census that is being taken has counted so far: half of one belongs in no checkpoint.
+        self.register_buffer("counted", torch.zeros_like(self.census), persistent=False)
         self.observing = False
-        """While True, every forward pass adds to the census."""
+        """While True, every forward pass adds to `counted`."""
 
     def forward(self, tokens: Tensor, modality: Tensor, present: Tensor) -> tuple[Tensor, Assignment]:
         """Mixes tokens (T, D) of modalities (T,), as far as they are present (T,).
@@ -103,13 +106,13 @@ class Mixture(nn.Module):
 
     @torch.no_grad()
     def _observe(self, assignment: Assignment, size: Tensor) -> None:
-        """Adds a batch to the census, in float32; `size` (T, K) is the norm of each chosen expert's output."""
+        """Counts a batch, in float32; `size` (T, K) is the norm of each chosen expert's output."""
         gate = assignment.weight
         # A disallowed expert fills up top-k with weight 0 and is not used.
         amounts = torch.stack([(gate > 0).to(gate.dtype), gate, gate * size])
         each = amounts.new_zeros(*amounts.shape[:2], len(self.experts.inner))
         each = each.scatter(2, assignment.expert.expand_as(amounts), amounts)
         each = torch.cat([each, assignment.logits.softmax(-1)[None].to(each)])
-        members = assignment.members(self.census.shape[1]).to(each)
+        members = assignment.members(self.counted.shape[1]).to(each)
         with torch.autocast(members.device.type, enabled=False):
-            self.census[..., :-1] += torch.einsum("mt,rte->rme", members, each).to(self.census)
+            self.counted[..., :-1] += torch.einsum("mt,rte->rme", members, each).to(self.counted)

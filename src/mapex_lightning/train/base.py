@@ -33,13 +33,15 @@ from mapex_lightning.errors import MapexError
 from mapex_lightning.modality import Modality, modalities
 from mapex_lightning.model.config import PRESETS, EncoderConfig, preset
 from mapex_lightning.model.encoder import Encoder
-from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.optim import Optimiser, clip, configure
 from mapex_lightning.train.sharded import FullySharded
 
 Batch = Tiles | tuple[Tiles, Tensor]
+
+OWN = ("encoder.patchify.embed", "encoder.patchify.norm", "decoder.heads")
+"""Where each sensor has weights of its own, which nothing but its tiles gives a gradient."""
 
 
 def tiles_of(batch: Batch) -> Tiles:
@@ -95,11 +97,32 @@ class MapexModule(LightningModule, ABC):
         self.skipped = None
         self._observing = ExitStack()
         self.routing: dict[int, dict[str, Tensor]] = {}
-        """Figures of specialisation per mixture block, of the last census."""
+        """Figures of specialisation per mixture block, of the last census of pre-training."""
 
     @abstractmethod
     def describe(self) -> Description:
         """What a checkpoint of this module says of itself."""
+
+    def freeze_unseen(self, sensors: Sequence[str | Modality] | None) -> None:
+        """Leaves the weights of sensors without data untrained: plain DDP wants a gradient for all that are trained.
+
+        Args:
+            sensors: those of the data; by default all of the encoder's.
+
+        Raises:
+            MapexError: the encoder does not read one of them.
+        """
+        known = self.encoder.config.names
+        seen = [sensor if isinstance(sensor, str) else sensor.name for sensor in sensors or known]
+        if missing := [name for name in seen if name not in known]:
+            raise MapexError(
+                f"The encoder does not read {', '.join(missing)}; it reads {', '.join(known)}. "
+                "Set data.modalities to some of these, or prune with --keep so that it still does."
+            )
+        unseen = tuple(f"{place}.{name}." for place in OWN for name in known if name not in seen)
+        for name, weight in self.named_parameters():
+            if name.startswith(unseen):
+                weight.requires_grad_(False)
 
     @classmethod
     def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
@@ -128,6 +151,11 @@ class MapexModule(LightningModule, ABC):
         if found.encoder != self.encoder.config:
             raise MapexError("The checkpoint to resume holds another encoder than the config describes; use its own.")
         self.lineage = found.lineage[:-1]
+
+    @property
+    def fitting(self) -> bool:
+        """Whether what happens is part of training; the check before it, that a validation works, is not."""
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     @property
     def sharded(self) -> bool:
@@ -178,15 +206,14 @@ class MapexModule(LightningModule, ABC):
         return torch.Generator(self.device).manual_seed(fold(self.seed, *parts))
 
     def start_census(self) -> None:
-        """Empties the census and counts from now on."""
+        """Counts from now on; until `end_census` the census is the old one, in checkpoints too."""
         self._observing.enter_context(self.encoder.observe())
 
     def end_census(self) -> None:
         """Stops counting and adds the ranks' counts up."""
         self._observing.close()
-        for block, mixture in self.encoder.mixtures.items():
+        for mixture in self.encoder.mixtures.values():
             mixture.census.copy_(self.trainer.strategy.reduce(mixture.census, reduce_op="sum"))
-            self.routing[block] = specialisation(mixture.census[0, :, :-1])
 
     def note(self, figures: Mapping[str, Tensor]) -> None:
         """Gives figures of one training step to the loggers, at the Trainer's interval, and keeps them in `noted`.
@@ -215,7 +242,8 @@ def start(
     Args:
         encoder: a preset's name, or a checkpoint.
         sensors: the modalities of a preset; a checkpoint brings its own.
-        pretrained: False draws new weights in the shape of the checkpoint, the control that pre-training must beat.
+        pretrained: False draws new weights in the shape of the checkpoint, the control that pre-training must beat: of
+            what was learned, its sealed sets are not taken over either.
         drop_path: see `Encoder`.
         low_rank: rank of the low-rank experts to begin with; a checkpoint that has some brings its own.
         shape: further arguments of `preset`.
@@ -241,9 +269,13 @@ def start(
     fresh = low_rank > 0 and not description.encoder.low_rank
     config = replace(description.encoder, low_rank=low_rank) if fresh else description.encoder
     check_buildable(lambda: Encoder(description.encoder), weights(checkpoint, ENCODER), str(path))
+    if not pretrained:
+        # Which sensor uses whom was learned, too, but for a router whose sets are part of it.
+        config = config if config.router == "grouped" else replace(config, allowed=())
+        lineage = (f"new weights in the shape of a checkpoint: {shape_of(config)}",)
+        return Encoder(config, drop_path), Description("pretrain", config, lineage)
     built = Encoder(config, drop_path)
-    if pretrained:
-        (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))
+    (grow if fresh else load_weights)(built, weights(checkpoint, ENCODER), str(path))
     return built, description
 
 

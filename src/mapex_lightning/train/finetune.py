@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from mapex_lightning.checkpoint import Description, load_weights, read, weights
 from mapex_lightning.data.tileset import Task
@@ -19,7 +19,7 @@ from mapex_lightning.model.tokens import Pool
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles, drop_sensors
 from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
-from mapex_lightning.train.metrics import figures_of, loss_of
+from mapex_lightning.train.metrics import MeanLoss, figures_of, loss_of, weight_of
 from mapex_lightning.train.optim import Optimiser
 
 
@@ -41,7 +41,7 @@ class FineTune(MapexModule):
             one, for models that will have to do with missing sensors.
         pool: how a tile becomes one vector to classify: ``mean`` over its tokens, or over its sensors by their
             ``redundancy``: one that says what the others say counts less. A head that comes along pools as it did.
-        pretrained: False draws new weights in the shape of the checkpoint's encoder, as a control.
+        pretrained: False draws new weights in the shape of the checkpoint's encoder, unsealed, as a control.
         drop_path: stochastic depth.
         optimiser: learning rate and its like.
         seed: of all noise in training.
@@ -71,6 +71,11 @@ class FineTune(MapexModule):
             )
         if strange := [name for name in classes if not name.isprintable()]:
             raise MapexError(f"A class has a name that is no plain line of text: {strange[0]!r}. Give it another.")
+        if task != "multilabel" and len(classes) == 1:
+            raise MapexError(
+                f"One class ({classes[0]}) leaves nothing to choose from: {task} needs two or more, such as one for "
+                "all else. Whether a tile has one thing or not is task: multilabel."
+            )
         if pool != "mean" and task == "segmentation":
             raise MapexError(
                 f"Segmentation pools nothing; leave pool: {pool} out, or take a task with labels per tile."
@@ -85,7 +90,7 @@ class FineTune(MapexModule):
         self.task: Task = task
         self.classes = tuple(classes)
         self.trained, self.drop_sensors = train, drop_sensors
-        old_head = found.head if pretrained else None
+        old_head = found.head
         self.pool: Pool = pool if old_head is None else old_head["pool"]
         # Of a seed of its own, so that a pruned encoder starts from the very head that the full one starts from.
         with torch.random.fork_rng(devices=[]):
@@ -93,14 +98,16 @@ class FineTune(MapexModule):
             self.head: nn.Module = head_of(built.config, {"task": task, "classes": classes, "pool": self.pool})
         if old_head is not None:
             self._take_head(encoder, old_head)
-        self._freeze([m if isinstance(m, str) else m.name for m in modalities or built.config.names])
+        for name, weight in self.encoder.named_parameters():
+            weight.requires_grad_(train == "full" or (train == "low-rank" and ".low_rank." in name))
+        self.freeze_unseen(modalities)
         figures = figures_of(task, len(classes))
         self.monitor = f"val/{figures.main}"
         self.metrics: dict[str, MetricCollection] = {}
         for stage in ("val", "test"):
             self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
             # Not a mean by self.log, which over an odd number of tiles on two ranks counts one too few.
-            self.add_module(f"{stage}_loss", MeanMetric())
+            self.add_module(f"{stage}_loss", MeanLoss())
 
     def _take_head(self, path: str, head: Mapping[str, Any]) -> None:
         if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
@@ -110,19 +117,6 @@ class FineTune(MapexModule):
                 f"({', '.join(self.classes[:3])}, ...). Use the data it was trained for, or an encoder without a head."
             )
         load_weights(self.head, weights(read(find_checkpoint(path)), "head."), path)
-
-    def _freeze(self, sensors: list[str]) -> None:
-        """Plain DDP wants a gradient for every trained weight: those of sensors without data must not be trained."""
-        missing = [name for name in sensors if name not in self.encoder.config.names]
-        if missing:
-            raise MapexError(
-                f"The encoder does not read {', '.join(missing)}; it reads {', '.join(self.encoder.config.names)}. "
-                "Set data.modalities to some of these, or prune with --keep so that it still does."
-            )
-        for name, weight in self.encoder.named_parameters():
-            sensor = name.split(".")[2] if name.startswith(("patchify.embed", "patchify.norm")) else None
-            wanted = self.trained == "full" or (self.trained == "low-rank" and ".low_rank." in name)
-            weight.requires_grad_(wanted and (sensor is None or sensor in sensors))
 
     def describe(self) -> Description:
         """Encoder, head and lineage."""
@@ -158,6 +152,16 @@ class FineTune(MapexModule):
         self.note({"train/loss": loss})
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Begins a census, where training changes who uses whom: a frozen encoder keeps that of its pre-training."""
+        if self.fitting and self.trained != "linear":
+            self.start_census()
+
+    def on_validation_epoch_end(self) -> None:
+        """Ends it."""
+        if self.fitting and self.trained != "linear":
+            self.end_census()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and figures."""
         self._evaluate("val", batch)
@@ -191,8 +195,8 @@ class FineTune(MapexModule):
         metrics.update(probabilities(self.task, logits), target.long())
         size = tiles.batch_size
         loss = self.get_submodule(f"{stage}_loss")
-        assert isinstance(loss, MeanMetric)
-        loss.update(loss_of(self.task, logits, target), size)
+        assert isinstance(loss, MeanLoss)
+        loss.update(loss_of(self.task, logits, target), weight_of(self.task, target))
         self.log(f"{stage}/loss", loss, batch_size=size)
         self.log_dict(dict(metrics.items(keep_base=False)), batch_size=size)
 

@@ -11,8 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
+    BinaryAveragePrecision,
+    BinaryF1Score,
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MultilabelAveragePrecision,
@@ -42,6 +44,17 @@ class MeanIoU(MulticlassConfusionMatrix):
         return (hit[union > 0] / union[union > 0]).mean().float()
 
 
+class MeanLoss(MeanMetric):
+    """The mean of the losses of batches by their weights, however tiles fall into batches; 0 where nothing weighs."""
+
+    def compute(self) -> Tensor:
+        """A scalar."""
+        total, weight = self.mean_value, self.weight
+        assert isinstance(total, Tensor)
+        assert isinstance(weight, Tensor)
+        return total / weight.clamp(min=1)
+
+
 @dataclass(frozen=True)
 class TaskFigures:
     """What a task is judged by.
@@ -68,6 +81,8 @@ def figures_of(task: Task, classes: int) -> TaskFigures:
     """
     if task == "multiclass":
         return TaskFigures("accuracy", {"accuracy": MulticlassAccuracy(classes, average="micro")})
+    if task == "multilabel" and classes == 1:  # torchmetrics' metrics of many labels want several
+        return TaskFigures("map", {"map": BinaryAveragePrecision(thresholds=200), "f1": BinaryF1Score()})
     if task == "multilabel":
         metrics: dict[str, Metric] = {
             "map": MultilabelAveragePrecision(classes, average="micro", thresholds=200),
@@ -95,3 +110,13 @@ def loss_of(task: Task, logits: Tensor, target: Tensor) -> Tensor:
         total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
         return total / (target != IGNORED).sum().clamp(min=1)
     return F.cross_entropy(logits, target)
+
+
+def weight_of(task: Task, target: Tensor) -> Tensor | int:
+    """How many the loss of a batch is the mean of: tiles, or labelled pixels.
+
+    Args:
+        task: kind of label.
+        target: see `loss_of`.
+    """
+    return (target != IGNORED).sum() if task == "segmentation" else len(target)

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any, final
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from mapex_lightning.model.config import RouterMode
 from mapex_lightning.model.decoder import Decoder, DecoderConfig, decoder_for
 from mapex_lightning.model.masking import PASSES
 from mapex_lightning.model.reconstruction import reconstruct
+from mapex_lightning.model.specialisation import specialisation
 from mapex_lightning.model.target import Error, mean_over_modalities
 from mapex_lightning.pruning import sealing
 from mapex_lightning.runs import find_checkpoint
@@ -47,7 +47,8 @@ class Pretrain(MapexModule):
             checkpoint brings its own.
         auxiliary: weights of the auxiliary losses.
         optimiser: learning rate and its like.
-        seal: share of the run after which every sensor's experts are fixed, at the next validation; null for never.
+        seal: share of the run after which every sensor's experts are fixed, at the next validation, or at the end of
+            the run by the latest one if none follows; null for never.
         seed: of masking.
     """
 
@@ -81,6 +82,7 @@ class Pretrain(MapexModule):
         else:
             its, stored = DecoderConfig(**found.decoder), weights(read(find_checkpoint(encoder)), "decoder.")
             self.decoder = load_built(lambda: Decoder(built.config, its), stored, encoder)
+        self.freeze_unseen(modalities)
         self.visible, self.auxiliary, self.seal = visible, auxiliary, seal
 
     def describe(self) -> Description:
@@ -102,8 +104,14 @@ class Pretrain(MapexModule):
         self.note(figures)
         return loss + total(auxiliary, self.auxiliary)
 
+    def on_train_start(self) -> None:
+        """A run begins without a census: what a sanity check or an earlier run has counted is not its own."""
+        if self.trainer.global_step == 0:
+            for mixture in self.encoder.mixtures.values():
+                mixture.census.zero_()
+
     def on_validation_epoch_start(self) -> None:
-        """Empties the census and the sums of errors."""
+        """Begins a census and empties the sums of errors."""
         self.start_census()
         self._errors = torch.zeros(2, len(self.encoder.config.names), device=self.device)
 
@@ -120,6 +128,7 @@ class Pretrain(MapexModule):
     def on_validation_epoch_end(self) -> None:
         """Logs loss per modality and how specialised the experts are, and seals when it is time."""
         self.end_census()
+        self.routing = {b: specialisation(mixture.census[0, :, :-1]) for b, mixture in self.encoder.mixtures.items()}
         totals, counts = self.trainer.strategy.reduce(self._errors, reduce_op="sum")
         errors = {n: Error(t, c) for n, t, c in zip(self.encoder.config.names, totals, counts, strict=True)}
         figures = {"val/loss": mean_over_modalities(errors)}
@@ -129,16 +138,35 @@ class Pretrain(MapexModule):
             for name, value in zip(self.encoder.config.names, routing["effective"].float(), strict=True):
                 figures[f"routing/effective/{name}/block{block}"] = value
         self.log_dict(figures)
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+        if self.fitting and self._due():
             self._seal()
 
-    def _seal(self) -> None:
-        """Fixes every sensor's experts once the share `seal` of the run has passed."""
-        if self.seal is None or self.encoder.config.sealed or not self.encoder.mixtures:
+    def on_train_epoch_end(self) -> None:
+        """Seals at the end of the run by the latest census, if no validation came when it was time.
+
+        A time limit is no end. Callbacks that keep checkpoints are called after this.
+        """
+        if not self._due(at_end=True):
             return
-        if self.trainer.global_step >= self.seal * self.trainer.estimated_stepping_batches:
-            census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
-            try:
-                self.encoder.seal(sealing(self.encoder.config, census))
-            except MapexError as error:  # days of training must not end for a sensor without validation tiles
-                rank_zero_warn(f"The experts are not sealed: {error}")
+        if any(bool(mixture.census.any()) for mixture in self.encoder.mixtures.values()):
+            self._seal()
+        elif self.trainer.checkpoint_callbacks:  # whoever keeps nothing, as a rehearsal does, needs to know nothing
+            rank_zero_warn(
+                "The experts are not sealed: the run had no validation, which counts who uses whom, so pruning may "
+                "change outputs. Prune with --config TILES, or go on from the checkpoint in a run with a validation; "
+                "model.seal: null if nothing is to be sealed."
+            )
+
+    def _due(self, at_end: bool = False) -> bool:
+        """Whether the encoder is still to be sealed, and the share `seal` of the run has passed, or all of it."""
+        if self.seal is None or self.encoder.config.sealed or not self.encoder.mixtures:
+            return False
+        return self.trainer.global_step >= (1.0 if at_end else self.seal) * self.trainer.estimated_stepping_batches
+
+    def _seal(self) -> None:
+        """Fixes every sensor's experts by the latest census."""
+        census = {block: mixture.census for block, mixture in self.encoder.mixtures.items()}
+        try:
+            self.encoder.seal(sealing(self.encoder.config, census))
+        except MapexError as error:  # days of training must not end for a sensor without validation tiles
+            rank_zero_warn(f"The experts are not sealed: {error}")
