@@ -13,10 +13,13 @@ import torch
 import yaml
 
 from mapex_lightning.__main__ import main
-from mapex_lightning.checkpoint import read
+from mapex_lightning.checkpoint import read, save
 from mapex_lightning.cli.building import build
 from mapex_lightning.cli.words import config_file, packaged_configs
 from mapex_lightning.errors import MapexError
+from mapex_lightning.modality import MODALITIES, modalities
+from mapex_lightning.model.config import preset
+from mapex_lightning.model.encoder import Encoder
 from tests.workshop import SMALL, TILES, finetune, pretrain
 
 FIT = ["fit", "--config", "pretrain.yaml", "--data.sets", TILES, *SMALL]
@@ -231,6 +234,18 @@ def test_a_run_says_how_large_its_model_is_and_where_its_encoder_comes_from(
     second = capsys.readouterr().out
     assert f"starting from the encoder of {last}\n" in second
     assert re.search(r"^FineTune: .* parameters, 1,\d{3} of them trained$", second, re.MULTILINE)
+
+
+def test_a_run_from_a_checkpoint_says_where_the_data_are_far_from_its_statistics(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(Encoder(preset("nano", modalities(["s1", "dem"]))), folder / "other.ckpt")
+    blocks = [{**MODALITIES[name].describe(), "mean": mean} for name, mean in (("s1", [-1, 20]), ("dem", [400]))]
+    assert "look:" not in capsys.readouterr().out
+    finetune("--model.encoder", "other.ckpt", "--data.modalities", json.dumps(blocks))
+    looks = [line for line in capsys.readouterr().out.splitlines() if line.startswith("look:")]
+    said = "s1 VH by -19, and the data say 20 (6.7 deviations): another unit, offset or place?"
+    assert looks == [f"look: the encoder normalises {said}"]
 
 
 def test_a_control_is_evaluated_with_the_weights_that_it_has_learned(folder: Path) -> None:

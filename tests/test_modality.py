@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mapex_lightning.errors import MapexError
-from mapex_lightning.modality import MODALITIES, Modality, modalities
+from mapex_lightning.modality import MODALITIES, Modality, disagreements, modalities
 from tests.builders import OPTICAL, RADAR
 
 
@@ -109,3 +109,22 @@ def test_each_modality_is_wanted_once(given: list[str | Modality]) -> None:
 def test_fields_of_another_kind_are_refused_in_a_sentence(field: str, value: object, sentence: str) -> None:
     with pytest.raises(MapexError, match=sentence):
         Modality.of({**MODALITIES["s1"].describe(), field: value})
+
+
+def test_data_far_from_what_an_encoder_normalises_by_are_pointed_out_by_their_worst_band() -> None:
+    encoder = replace(OPTICAL, mean=(1292.0, 1360.0, 1560.0), std=(118.0, 400.0, 500.0))
+    said = disagreements([RADAR, encoder], [replace(encoder, mean=(292.0, 360.0, 560.0)), RADAR])
+    assert said == [
+        f"the encoder normalises s2 {OPTICAL.bands[0]} by 1292, and the data say 292 (8.5 deviations): another unit, "
+        "offset or place?"
+    ]
+    (said_of_spread,) = disagreements([encoder], [replace(encoder, std=(118.0, 40.0, 500.0))])
+    assert "by a deviation of 400, and the data say 40 (10 times)" in said_of_spread
+
+
+def test_near_statistics_names_and_bands_of_others_and_shipped_defaults_disagree_with_nothing() -> None:
+    shipped = MODALITIES["s1"]
+    apart = replace(shipped, mean=(0.1, 0.2), std=(0.05, 0.05))
+    assert disagreements([apart], [shipped]) == []
+    assert disagreements([apart], [replace(apart, std=(0.2, 0.2), mean=(0.2, 0.3))]) == []
+    assert disagreements([apart], [replace(shipped, name="mine"), replace(shipped, bands=("HH", "HV"))]) == []

@@ -171,3 +171,45 @@ def modalities(given: Iterable[str | Modality | Mapping[str, Any]]) -> tuple[Mod
     if not names or len(set(names)) != len(names):
         raise MapexError(f"Wanted one or more modalities, each once; found {names or 'none'}.")
     return tuple(found)
+
+
+FAR, WIDE = 3.0, 5.0
+"""Deviations between two means, and times between two deviations, that are hardly those of one kind of data."""
+
+
+def disagreements(encoder: Iterable[Modality], data: Iterable[Modality]) -> list[str]:
+    """Where the statistics of data are far from those that an encoder normalises by, which are what counts.
+
+    Modalities of one name and bands of one name are compared. A modality of the data that is one of `MODALITIES`, as
+    where a config names it by a word, says nothing of the data.
+
+    Args:
+        encoder: the modalities of the encoder.
+        data: those that the data are described by.
+
+    Returns:
+        A sentence per modality, about the band that is farthest off.
+    """
+    own = {modality.name: modality for modality in encoder}
+    described = [its for its in data if its.name in own and its != MODALITIES.get(its.name)]
+    return [said for its in described if (said := _disagreement(own[its.name], its))]
+
+
+def _disagreement(own: Modality, data: Modality) -> str:
+    """The worst of what two descriptions of one name say of their bands; empty where all are near."""
+    found: list[tuple[float, str]] = []
+    theirs = dict(zip(data.bands, zip(data.mean, data.std, strict=True), strict=True))
+    for band, mean, std in zip(own.bands, own.mean, own.std, strict=True):
+        if band not in theirs:
+            continue
+        other, spread = theirs[band]
+        apart, times = abs(other - mean) / std, max(spread / std, std / spread)
+        by, far = f"the encoder normalises {own.name} {band} by", "another unit, offset or place?"
+        if apart > FAR:
+            found.append(
+                (apart / FAR, f"{by} {mean:.4g}, and the data say {other:.4g} ({apart:.1f} deviations): {far}")
+            )
+        elif times > WIDE:
+            said = f"{by} a deviation of {std:.4g}, and the data say {spread:.4g} ({times:.3g} times): {far}"
+            found.append((times / WIDE, said))
+    return max(found, default=(0.0, ""))[1]

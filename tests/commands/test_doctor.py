@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ def test_fine_tuning_starts_from_the_checkpoint_that_is_given(here: Path, capsys
     assert found["step"]["sentence"].startswith("FineTune takes a step")
     found = by_check(examined([*FINETUNE, "--ckpt", "gone.ckpt"], capsys, code=2))
     assert "There is no checkpoint gone.ckpt" in found["model"]["sentence"]
+
+
+def test_values_are_compared_with_what_the_checkpoint_normalises_by(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    radar = replace(MODALITIES["s1"], mean=(30.0, 20.0))
+    save(Encoder(preset("nano", (radar, MODALITIES["dem"]))), here / "other.ckpt")
+    words = [*FINETUNE, "--ckpt", "other.ckpt"]
+    found = [its for its in examined(words, capsys, code=2)["findings"] if its["check"] == "values"]
+    assert [its["mark"] for its in found] == ["wrong", "ok"]
+    assert "deviations from the modality's mean of 30" in found[0]["sentence"]
+    assert "an encoder out of a checkpoint keeps those" in found[0]["remedy"]
+    block = json.dumps([{**MODALITIES["s1"].describe(), "mean": [-12, -19]}, "dem"])
+    found = examined([*words, "--data.modalities", block], capsys, code=2)["findings"]
+    said = [its["sentence"] for its in found if its["mark"] == "look" and its["check"] == "values"]
+    assert any(sentence.startswith("The encoder normalises s1 VV by 30, and the data say -12") for sentence in said)
 
 
 def test_data_that_are_not_there_are_a_finding_and_the_model_another(capsys: pytest.CaptureFixture[str]) -> None:

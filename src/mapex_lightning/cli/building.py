@@ -27,6 +27,7 @@ from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text
+from mapex_lightning.modality import disagreements
 from mapex_lightning.model.config import PRESETS
 from mapex_lightning.plain_yaml import load
 from mapex_lightning.runs import LAST, METRICS, RUNS, check_name, check_nothing_planted, find_checkpoint, own_checkpoint
@@ -136,6 +137,13 @@ class MapexCLI(LightningCLI):
         """Builds model, data and Trainer, unless there is nothing to do."""
         if not self.start.complete:
             super().instantiate_classes()
+            if self.command == "fit":
+                for sentence in self.disagreements():
+                    say(f"look: {sentence}")
+
+    def disagreements(self) -> list[str]:
+        """Where the data say other statistics than those that the model, out of a checkpoint, normalises by."""
+        return disagreements(self.model.encoder.config.modalities, self.datamodule.modalities)
 
     def _go_on(self, last: Path) -> None:
         self.resume, self.place = last, dict(self.start.place)

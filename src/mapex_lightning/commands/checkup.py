@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ class Patient(MapexCLI):
         plain = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
         return super().instantiate_trainer(**plain, plugins=None, **kwargs)
 
+    def normalised(self) -> list[Modality]:
+        """The sensors of the data, with the statistics by which the model normalises them where it can be built."""
+        if self.problem is not None:
+            return list(self.datamodule.modalities)
+        assert isinstance(self.model, MapexModule)
+        own = {modality.name: modality for modality in self.model.encoder.config.modalities}
+        return [
+            replace(its, mean=own[its.name].mean, std=own[its.name].std)
+            if its.name in own and own[its.name].bands == its.bands
+            else its
+            for its in self.datamodule.modalities
+        ]
+
     @property
     def fine_tunes(self) -> bool:
         """Whether the model of the config learns from labels."""
@@ -111,7 +125,11 @@ def findings(patient: Patient, *, sums: bool) -> Iterator[Finding]:
         labelled = data.labelled
     except MapexError:
         labelled = True  # said where the set is looked at
-    yield from examine(data.sets, data.modalities, data.extent, labelled=labelled, wanted=patient.fine_tunes)
+    sensors = patient.normalised()
+    yield from examine(data.sets, sensors, data.extent, labelled=labelled, wanted=patient.fine_tunes)
+    for sentence in patient.disagreements() if patient.problem is None else ():
+        remedy = "A model keeps the statistics of its checkpoint: read the data as those that it was trained on."
+        yield Finding("look", "values", f"{sentence[0].upper()}{sentence[1:]}", remedy)
     if sums:
         yield from check_sums(data.sets)
     yield from _model(patient)

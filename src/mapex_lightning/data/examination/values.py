@@ -47,7 +47,10 @@ FLOORS = {"reflectance x 10000": 0.0, "reflectance": 0.0, "dB": -60.0, "kelvin":
 OFFSET = 1000.0
 """What ESA has added to Sentinel-2 products since processing baseline 04.00 (January 2022)."""
 
-OWN = "mapex doctor --stats prints the block of YAML for a sensor with statistics of its own."
+OWN = (
+    "mapex doctor --stats prints the block of YAML for a sensor with statistics of its own; an encoder out of a "
+    "checkpoint keeps those that it was trained with."
+)
 
 
 class Pixels(NamedTuple):
