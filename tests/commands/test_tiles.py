@@ -231,6 +231,17 @@ def test_values_are_converted_only_as_asked_and_strange_ones_are_pointed_out(
     np.testing.assert_allclose(found[0], wanted, atol=1e-3)
 
 
+def test_decibels_of_what_is_in_decibels_are_pointed_out(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = scenes.write(tmp_path / "s1.tif", GROUND, S1.bands, lambda east, north: 0 * east - 112)
+    common = ["tiles", f"s1={quiet}", f"dem={place / 'dem.tif'}", *SIZE, "--decibels", "s1"]
+    assert main([*common, "--out", str(tmp_path / "twice")]) == 0
+    said = capsys.readouterr().out
+    assert "s1 in 0" in said
+    assert "its values are decibels already: leave --decibels out" in said
+
+
 def test_zeros_that_an_offset_was_added_to_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def stored(east: np.ndarray, north: np.ndarray) -> np.ndarray:
         return np.where(east < scenes.EAST + 200, 0, np.round(uneven(east, north) * 20 + 2500))

@@ -328,7 +328,11 @@ def _remarks(views: Iterable[View], statistics: Mapping[str, Statistics]) -> Ite
     for modality, scene, known in views:
         yield from scene.remarks
         if modality.name not in statistics:
-            yield f"{modality.name} is in no training tile: its scene lies elsewhere, or too much of it is invalid"
+            already = "; or its values are decibels already: leave --decibels out" if scene.reading.decibels else ""
+            yield (
+                f"{modality.name} is in no training tile: its scene lies elsewhere, or too much of it is "
+                f"invalid{already}"
+            )
             continue
         found = statistics[modality.name]
         offset = np.float32(scene.reading.offset)
