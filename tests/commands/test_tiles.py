@@ -255,6 +255,23 @@ def test_zeros_that_an_offset_was_added_to_are_pointed_out(tmp_path: Path, capsy
     assert "look:" not in capsys.readouterr().out
 
 
+def test_the_offset_of_newer_products_is_pointed_out_with_what_takes_it_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stored(east: np.ndarray, north: np.ndarray) -> np.ndarray:
+        return np.asarray(np.round(1100 + 0.5 * (east - scenes.EAST) % 1500))
+
+    bands = MODALITIES["s2_rgb"].bands
+    files = [f"s2_rgb={scenes.write(tmp_path / f'{band}.tif', GROUND, [''], stored)}" for band in bands]
+    common = ["tiles", *files, *SIZE, "--split", "1,0,0"]
+    assert main([*common, "--out", str(tmp_path / "with")]) == 0
+    (look,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("look:")]
+    assert "the offset of 1,000" in look
+    assert look.endswith("take it off with mapex tiles --offset s2_rgb=-1000 --nodata s2_rgb=0")
+    assert main([*common, *look.split()[-4:], "--out", str(tmp_path / "without")]) == 0
+    assert "look:" not in capsys.readouterr().out
+
+
 def test_overlapping_tiles_in_another_zone_are_cut_too(place: Path, tmp_path: Path) -> None:
     further = ["--crs", "EPSG:32633", "--stride", "8", "--split", "1,0,0", "--max-nodata", "0"]
     assert main(["tiles", f"s1={place / 's1.tif'}", "--out", str(tmp_path / "next"), *SIZE, *further]) == 0

@@ -238,7 +238,7 @@ ILLNESSES: dict[str, tuple[Callable[[Plan], object], str, str, str]] = {
         to("s2", lambda pixels: pixels + 1000),
         "look",
         "offset of 1,000 that Sentinel-2 products have since processing baseline 04.00",
-        "Subtract 1,000",
+        "Subtract 1,000 from every band .*: mapex tiles --offset s2=-1000 --nodata s2=0 does it",
     ),
     "flat land": (
         setter(sensors=(RADAR, replace(OPTICAL, unit="metres", std=(3e5, 3e5, 9e5)))),

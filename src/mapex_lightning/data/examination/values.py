@@ -347,18 +347,41 @@ def _order(modality: Modality, statistics: Statistics, name: str, measured: Sequ
 
 def _offset(modality: Modality, statistics: Statistics, name: str, measured: Sequence[int]) -> Iterator[Finding]:
     """Sentinel-2 with the offset of newer products still in it."""
-    if modality.unit != "reflectance x 10000":
-        return
-    darkest = statistics.percentile(1)
-    dark = [darkest[band] for band in measured]
-    if 0.9 * OFFSET <= min(dark) <= 1.4 * OFFSET:
+    if sentence := offset_within(modality, statistics, measured):
         yield Finding(
             "look",
             "values",
-            f"{name}: even the darkest hundredth of the pixels is at {min(dark):.0f} or more; the offset of 1,000 that "
-            "Sentinel-2 products have since processing baseline 04.00 (January 2022) seems to be still in.",
-            "Subtract 1,000 from every band (BOA_ADD_OFFSET or RADIO_ADD_OFFSET in the metadata of the product).",
+            f"{name}: {sentence}.",
+            "Subtract 1,000 from every band (BOA_ADD_OFFSET or RADIO_ADD_OFFSET in the metadata of the product): "
+            f"{WITHOUT.format(name=modality.name)} does it.",
         )
+
+
+WITHOUT = "mapex tiles --offset {name}=-1000 --nodata {name}=0"
+"""What takes the offset of a sensor off while tiles are cut; 0 means that nothing was measured."""
+
+
+def offset_within(modality: Modality, statistics: Statistics, measured: Sequence[int]) -> str:
+    """Whether pixels look like those of Sentinel-2 with the offset of newer products still in them.
+
+    Args:
+        modality: what they should be.
+        statistics: of its bands.
+        measured: the indexes of bands with valid pixels, one or more.
+
+    Returns:
+        Half a sentence that says why; empty where they do not.
+    """
+    if modality.unit != "reflectance x 10000":
+        return ""
+    darkest = statistics.percentile(1)
+    dark = min(darkest[band] for band in measured)
+    if not 0.9 * OFFSET <= dark <= 1.4 * OFFSET:
+        return ""
+    return (
+        f"even the darkest hundredth of the pixels is at {dark:.0f} or more; the offset of 1,000 that Sentinel-2 "
+        "products have since processing baseline 04.00 (January 2022) seems to be still in"
+    )
 
 
 def _centres(modality: Modality, statistics: Statistics) -> np.ndarray:

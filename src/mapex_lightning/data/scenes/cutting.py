@@ -20,6 +20,7 @@ import yaml
 
 from mapex_lightning.data import checksums, raster
 from mapex_lightning.data.codes import class_indexes
+from mapex_lightning.data.examination.values import WITHOUT, offset_within
 from mapex_lightning.data.manifest import REQUIRED
 from mapex_lightning.data.scenes.grid import Grid
 from mapex_lightning.data.scenes.scene import Scene
@@ -324,7 +325,7 @@ def _config(
 
 
 def _remarks(views: Iterable[View], statistics: Mapping[str, Statistics]) -> Iterable[str]:
-    """What the user should look at: scales that are not applied, zeros with an offset, values in another unit."""
+    """What the user should look at: scales that are not applied, offsets that are left, values in another unit."""
     for modality, scene, known in views:
         yield from scene.remarks
         if modality.name not in statistics:
@@ -341,6 +342,9 @@ def _remarks(views: Iterable[View], statistics: Mapping[str, Statistics]) -> Ite
                 f"{modality.name} stores 0, which becomes {offset:g} and counts as a value: if nothing was measured "
                 f"there, add --nodata {modality.name}=0"
             )
+        measured = [index for index, count in enumerate(found.count) if count]
+        if measured and not offset and (sentence := offset_within(modality, found, measured)):
+            yield f"{modality.name}: {sentence}: take it off with {WITHOUT.format(name=modality.name)}"
         if not known:
             continue
         size, usual = (np.hypot(its.mean, its.std) for its in (found, modality))

@@ -128,8 +128,8 @@ class RasterFile(Source):
         if self.count == 1:
             return (ending(self.path),)
         raise MapexError(
-            f"{self.path} does not name its {self.count} bands. Say what they are, in stored order: mapex tiles --bands "
-            "SENSOR=A,B, or bands in data.reading of a config; or set band descriptions in the file."
+            f"{self.path} does not name its {self.count} bands. Say what they are, in stored order: mapex tiles "
+            "--bands SENSOR=A,B, or bands in data.reading of a config; or set band descriptions in the file."
         )
 
     @cached_property
