@@ -272,6 +272,27 @@ def test_the_offset_of_newer_products_is_pointed_out_with_what_takes_it_off(
     assert "look:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("block", "seed", "counts", "remedy"),
+    [
+        ("2", "6", "6 train, 12 val, 2 test", "a smaller --block, such as 1"),
+        ("1", "7", "7 train, 9 val, 4 test", "another --seed"),
+        ("2", "1", "", ""),
+    ],
+)
+def test_splits_far_from_the_shares_asked_for_are_pointed_out_with_a_way_out(
+    block: str, seed: str, counts: str, remedy: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["tiles", f"s1={place / 's1.tif'}", "--size", "16"]
+    assert main([*common, "--block", block, "--seed", seed, "--out", str(tmp_path / "out")]) == 0
+    looks = [line for line in capsys.readouterr().out.splitlines() if line.startswith("look:")]
+    assert len(looks) == bool(counts)
+    assert all(
+        line.startswith(f"look: {counts} tiles are far from the shares 0.6") and f"one side: take {remedy}" in line
+        for line in looks
+    )
+
+
 def test_overlapping_tiles_in_another_zone_are_cut_too(place: Path, tmp_path: Path) -> None:
     further = ["--crs", "EPSG:32633", "--stride", "8", "--split", "1,0,0", "--max-nodata", "0"]
     assert main(["tiles", f"s1={place / 's1.tif'}", "--out", str(tmp_path / "next"), *SIZE, *further]) == 0

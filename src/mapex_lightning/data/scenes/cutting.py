@@ -46,6 +46,10 @@ STRANGE = 50.0
 """Values that are so many times larger or smaller than a modality's in every band are most likely in another unit."""
 
 
+UNLIKE = 0.2
+"""How far the share of a split may be from what was asked for before one should look."""
+
+
 class View(NamedTuple):
     """What one sensor saw.
 
@@ -259,8 +263,8 @@ def _finish(cutter: Cutter, made: Sequence[Mapping[str, Any]], left_out: int, wo
     lines = csv.writer(table, lineterminator="\n")
     lines.writerow([*REQUIRED, *names])
     for tile in made:
-        files = {sensor: file_of(sensor, tile["tile"]) for sensor in tile["files"]}
-        lines.writerow([tile["tile"], tile["split"], files.get(MASK, ""), *(files.get(name, "") for name in names)])
+        its = {sensor: file_of(sensor, tile["tile"]) for sensor in tile["files"]}
+        lines.writerow([tile["tile"], tile["split"], its.get(MASK, ""), *(its.get(name, "") for name in names)])
     write_text(out / MANIFEST, table.getvalue())
     folder = Folder(out / MANIFEST, task, classes)
     training = [tile for tile in made if tile["split"] == "train"] or made
@@ -269,15 +273,16 @@ def _finish(cutter: Cutter, made: Sequence[Mapping[str, Any]], left_out: int, wo
     if unread:
         raise MapexError(unread[0])
     write_text(out / STATISTICS, yaml.safe_dump({n: _figures(s) for n, s in statistics.items()}, sort_keys=False))
-    tiles = [file_of(sensor, tile["tile"]) for tile in made for sensor in tile["files"]]
-    checksums.write(out, [MANIFEST, STATISTICS, *tiles])
+    files = [file_of(sensor, tile["tile"]) for tile in made for sensor in tile["files"]]
+    checksums.write(out, [MANIFEST, STATISTICS, *files])
     write_text(out / CONFIG, _config(cutter, there, statistics, task, classes))
+    tiles: dict[str, int] = {split: sum(tile["split"] == split for tile in made) for split in SPLITS}
     return Summary(
-        {split: sum(tile["split"] == split for tile in made) for split in SPLITS},
+        tiles,
         {name: sum(name in tile["files"] for tile in made) for name in names},
         left_out,
         statistics,
-        tuple(_remarks(cutter.views, statistics)),
+        (*_unlike(cutter.tiling, tiles), *_remarks(cutter.views, statistics)),
     )
 
 
@@ -322,6 +327,19 @@ def _config(
         data["reading"] = {name: plain for name, plain in reading.items() if plain}
     text: str = yaml.safe_dump({"data": data}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
     return f"# Tiles cut by mapex tiles, and the statistics of the training tiles; without any, of all.\n{text}"
+
+
+def _unlike(tiling: Tiling, tiles: Mapping[str, int]) -> Iterator[str]:
+    """Splits of other sizes than were asked for, as where few blocks are drawn."""
+    made = np.array([tiles[split] for split in SPLITS])
+    if np.abs(made / made.sum() - tiling.shares).max() > UNLIKE:
+        counts = ", ".join(f"{count} {split}" for split, count in tiles.items())
+        wanted = ", ".join(f"{share:g}" for share in tiling.shares)
+        smaller = "a smaller --block, such as 1, or another --seed" if tiling.block > 1 else "another --seed"
+        yield (
+            f"{counts} tiles are far from the shares {wanted} of --split, since whole blocks of {tiling.block} x "
+            f"{tiling.block} tiles are on one side: take {smaller}"
+        )
 
 
 def _remarks(views: Iterable[View], statistics: Mapping[str, Statistics]) -> Iterable[str]:
