@@ -293,6 +293,25 @@ def test_splits_far_from_the_shares_asked_for_are_pointed_out_with_a_way_out(
     )
 
 
+def test_a_config_whose_paths_depend_on_the_folder_says_so_and_what_reads_it_says_which_tiles(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert main(["tiles", f"s1={place / 's1.tif'}", "--out", "bern", *SIZE]) == 0
+    config = tmp_path / "here" / "bern" / "data.yaml"
+    said = f"# Paths count from the folder in which mapex is called; these tiles were cut in '{tmp_path / 'here'}'."
+    assert said in config.read_text().splitlines()
+    capsys.readouterr()
+    assert main(["fit", "--config", "pretrain.yaml", "--config", str(config), *SMALL]) == 0
+    read = tmp_path / "there" / "bern" / "manifest.csv"
+    assert f"tiles of {read}\n" in capsys.readouterr().out
+    main(["doctor", "--config", "pretrain.yaml", "--config", str(config), *SMALL, "--json"])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [its["sentence"] for its in findings if its["check"] == "files"] == [f"Folder: the tiles of {read}."]
+
+
 def test_overlapping_tiles_in_another_zone_are_cut_too(place: Path, tmp_path: Path) -> None:
     further = ["--crs", "EPSG:32633", "--stride", "8", "--split", "1,0,0", "--max-nodata", "0"]
     assert main(["tiles", f"s1={place / 's1.tif'}", "--out", str(tmp_path / "next"), *SIZE, *further]) == 0

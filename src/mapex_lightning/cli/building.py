@@ -25,6 +25,7 @@ from mapex_lightning.cli.starting import Start, place_of, start_of, with_setting
 from mapex_lightning.cli.trust import check_offline, check_settings, trust
 from mapex_lightning.cli.words import CONFIG, with_paths, with_scene
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.sets.folder import Folder
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import write_text
 from mapex_lightning.modality import disagreements
@@ -138,6 +139,9 @@ class MapexCLI(LightningCLI):
         if not self.start.complete:
             super().instantiate_classes()
             if self.command == "fit":
+                for source in self.datamodule.sets:
+                    if isinstance(source, Folder):  # whose path may be another in another folder
+                        say(f"tiles of {source.manifest.absolute()}")
                 for sentence in self.disagreements():
                     say(f"look: {sentence}")
 

@@ -110,7 +110,7 @@ def test_healthy_tiles_of_a_folder_are_all_ok(task: Task, tmp_path: Path) -> Non
     plan.task, plan.classes = task, ["Forest", "Water"]
     findings = found(plan, tmp_path)
     assert [finding for finding in findings if finding.mark != "ok"] == []
-    assert {"splits", "reading", "sensors", "size", "values", "ground", "classes", "copies", "places"} == {
+    assert {"files", "splits", "reading", "sensors", "size", "values", "ground", "classes", "copies", "places"} == {
         finding.check for finding in findings
     }
 

@@ -74,6 +74,8 @@ def examine(
                 "Leave the set out of data.sets, or ask for sensors that it has.",
             )
             continue
+        if isinstance(source, Folder):
+            yield Finding("ok", "files", f"{owner}: the tiles of {source.manifest.absolute()}.")
         yield from _splits(owner, keys)
         share = seconds / len(sets) / max(1, sum(bool(its) for its in keys.values()))
         samples = [Sample(source, split, its, offered, extent, share) for split, its in keys.items() if its]

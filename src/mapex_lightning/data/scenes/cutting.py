@@ -326,7 +326,11 @@ def _config(
     if any(reading.values()):
         data["reading"] = {name: plain for name, plain in reading.items() if plain}
     text: str = yaml.safe_dump({"data": data}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
-    return f"# Tiles cut by mapex tiles, and the statistics of the training tiles; without any, of all.\n{text}"
+    said = "# Tiles cut by mapex tiles, and the statistics of the training tiles; without any, of all.\n"
+    if not cutter.out.is_absolute():
+        here = repr(str(Path.cwd()))  # of any name one line
+        said += f"# Paths count from the folder in which mapex is called; these tiles were cut in {here}.\n"
+    return said + text
 
 
 def _unlike(tiling: Tiling, tiles: Mapping[str, int]) -> Iterator[str]:
