@@ -350,7 +350,8 @@ def test_accuracy_and_miou_of_a_segmentation_are_those_worked_out_from_predictio
 def test_what_a_test_took_for_what_is_that_worked_out_from_predictions_and_training_counts_nothing(task: Task) -> None:
     data, trainer, model = tiles_in(task), trainer_of(max_epochs=1), model_of(task=task)
     trainer.fit(model, datamodule=data)
-    assert model.confusion is None
+    fitted = model.confusion
+    assert fitted is None
     for _ in range(2):  # which do not add up
         trainer.test(model, datamodule=data, verbose=False)
     names, probability = predicted(model, trainer, data)
