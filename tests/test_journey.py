@@ -70,6 +70,13 @@ def test_testing_finds_the_best_model_of_its_own_config_and_writes_the_figures(j
     figures = json.loads((journey / "runs/synthetic/test.json").read_text())
     assert 0 <= figures["test/accuracy"] <= 1
     assert figures["ckpt"].endswith("best.ckpt")
+    with (journey / "runs/synthetic/test-confusion.csv").open(newline="") as file:
+        (corner, *columns), *rows = csv.reader(file)
+    assert corner == "label"
+    assert columns == [name for name, *_ in rows] == list(figures["classes"])
+    assert [sum(map(int, counts)) for _, *counts in rows] == [its["tiles"] for its in figures["classes"].values()]
+    right = sum(int(counts[at]) for at, (_, *counts) in enumerate(rows))
+    assert figures["test/accuracy"] == pytest.approx(right / 6)
 
 
 def test_a_file_alone_gives_the_same_figure_in_a_fresh_process_and_folder(journey: Path, tmp_path: Path) -> None:
@@ -105,7 +112,10 @@ def test_a_fine_tuned_model_can_be_pruned_further_and_tested_beside_the_runs_own
     test = ["test", "--config", "synthetic.yaml", "--data.sets", TILES, *SMALL, "--data.modalities", "[s2]"]
     own = (journey / "runs/synthetic/test.json").read_text()
     assert main([*test, "--ckpt", "runs/synthetic/s2.ckpt"]) == 0
-    assert "figures: runs/synthetic/test-s2.json" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "figures: runs/synthetic/test-s2.json" in said
+    assert ["class", "f1", "precision", "recall", "tiles"] in [line.split() for line in said.splitlines()]
+    assert (journey / "runs/synthetic/test-s2-confusion.csv").is_file()
     assert json.loads((journey / "runs/synthetic/test-s2.json").read_text())["ckpt"] == "runs/synthetic/s2.ckpt"
     assert (journey / "runs/synthetic/test.json").read_text() == own
 

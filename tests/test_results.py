@@ -131,6 +131,16 @@ def test_figures_of_test_and_validation_stand_side_by_side(tmp_path: Path) -> No
     assert found.table().splitlines()[1].split()[-2:] == ["-", "b"]
 
 
+def test_figures_per_class_change_nothing(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    found = gather(parent=tmp_path).plain()
+    for path in tmp_path.glob("*/test.json"):
+        when = path.stat().st_mtime
+        path.write_text(json.dumps({**json.loads(path.read_text()), "classes": {"water": {"f1": 0.5, "tiles": 3}}}))
+        os.utime(path, (when, when))
+    assert gather(parent=tmp_path).plain() == found
+
+
 def test_runs_without_figures_are_named_and_not_dropped(tmp_path: Path) -> None:
     sweep(tmp_path)
     run(tmp_path, "untrained", None)

@@ -32,6 +32,7 @@ from mapex_lightning.train.callbacks import (
     Predictions,
     Throughput,
     append_routing,
+    write_confusion,
     write_results,
 )
 from mapex_lightning.train.finetune import FineTune
@@ -222,6 +223,14 @@ def test_predictions_are_not_kept_in_memory(tmp_path: Path) -> None:
 def test_results_are_plain_numbers(tmp_path: Path) -> None:
     write_results(tmp_path / "test.json", {"ckpt": "last.ckpt", "loss": torch.tensor(0.5), "share": np.float32(0.25)})
     assert json.loads((tmp_path / "test.json").read_text()) == {"ckpt": "last.ckpt", "loss": 0.5, "share": 0.25}
+
+
+def test_a_confusion_matrix_has_a_row_per_label_and_a_column_per_prediction(tmp_path: Path) -> None:
+    names = ('water, "deep"', "bebauung ä")
+    write_confusion(tmp_path / "test-confusion.csv", names, torch.tensor([[3, 1], [0, 20_000_000]]))
+    with (tmp_path / "test-confusion.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["label", *names], [names[0], "3", "1"], [names[1], "0", "20000000"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["test-confusion.csv"]
 
 
 def test_throughput_is_measured_even_in_an_epoch_shorter_than_the_interval(capsys: pytest.CaptureFixture[str]) -> None:

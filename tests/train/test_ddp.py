@@ -113,7 +113,10 @@ def test_two_ranks_evaluate_every_tile_once_and_find_the_figures_of_one(evaluate
     for command in ("test", "validate"):
         one, two = (json.loads((evaluated / run / f"{command}-last.json").read_text()) for run in ("on1", "on2"))
         assert one.pop("ckpt") == two.pop("ckpt")
+        assert one.pop("classes") == two.pop("classes")
         assert two == pytest.approx(one, rel=1e-5)
+        one, two = ((evaluated / run / f"{command}-last-confusion.csv").read_text() for run in ("on1", "on2"))
+        assert one == two
     one, two = ((evaluated / run / "predictions" / "predictions.csv").read_text() for run in ("on1", "on2"))
     assert len(one.splitlines()) == 1 + 7
     assert two == one

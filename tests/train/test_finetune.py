@@ -346,6 +346,21 @@ def test_accuracy_and_miou_of_a_segmentation_are_those_worked_out_from_predictio
     assert figures["test/miou"] == pytest.approx(sum(shares) / len(shares), rel=1e-5)
 
 
+@pytest.mark.parametrize("task", ["multiclass", "segmentation"])
+def test_what_a_test_took_for_what_is_that_worked_out_from_predictions_and_training_counts_nothing(task: Task) -> None:
+    data, trainer, model = tiles_in(task), trainer_of(max_epochs=1), model_of(task=task)
+    trainer.fit(model, datamodule=data)
+    fitted = model.confusion
+    assert fitted is None
+    for _ in range(2):  # which do not add up
+        trainer.test(model, datamodule=data, verbose=False)
+    names, probability = predicted(model, trainer, data)
+    guess, label = probability.argmax(1).flatten(), labels_of(data, names).flatten().long()
+    wanted = torch.zeros(10, 10, dtype=torch.int64).index_put_((label, guess), torch.tensor(1), accumulate=True)
+    assert model.confusion is not None
+    assert torch.equal(model.confusion, wanted)
+
+
 class Patchy(Synthetic):
     """Synthetic masks of which few, or none, have labelled pixels, and the first tile none."""
 

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from mapex_lightning.data.tileset import Task
 from mapex_lightning.tiles import IGNORED
-from mapex_lightning.train.metrics import MeanIoU, figures_of, loss_of
+from mapex_lightning.train.metrics import MeanIoU, by_class, confusion_of, figures_of, loss_of
 
 LABEL = torch.tensor([[[0, 0, 0, 1]]])
 GUESS = torch.tensor([[[0, 0, 1, 1]]])
@@ -81,6 +81,49 @@ def test_one_label_has_the_figures_of_several_over_all_pairs() -> None:
     several.update(guess, label)
     one.update(guess.reshape(60, 1), label.reshape(60, 1))
     assert one.compute() == several.compute()
+
+
+def test_the_iou_per_class_averaged_over_those_that_occur_is_the_mean_iou_of_all_labelled_pixels() -> None:
+    guess, label = torch.randint(3, (2, 4, 5, 5), generator=torch.Generator().manual_seed(0))
+    label[0, :2] = IGNORED
+    confusion, mean = confusion_of("segmentation", 5), MeanIoU(5)
+    for row in range(4):
+        confusion.update(guess[row : row + 1], label[row : row + 1])
+        mean.update(guess[row : row + 1], label[row : row + 1])
+    assert int(confusion.compute().sum()) == int((label != IGNORED).sum()) == 90
+    found = by_class("segmentation", confusion.compute(), "abcde")
+    shares = [its["iou"] for its in found.values() if its["iou"] is not None]
+    assert len(shares) == 3
+    assert sum(shares) / 3 == pytest.approx(float(mean.compute()))
+    assert found["e"] == {"iou": None, "precision": None, "recall": None, "pixels": 0}
+
+
+def test_a_class_that_is_only_guessed_has_an_iou_of_zero_and_no_recall() -> None:
+    confusion = confusion_of("segmentation", 3)
+    confusion.update(torch.tensor([[[0, 0, 2, 1]]]), LABEL)
+    assert confusion.compute().tolist() == [[2, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert by_class("segmentation", confusion.compute(), ["x", "y", "x"]) == {
+        "x (0)": {"iou": 2 / 3, "precision": 1, "recall": 2 / 3, "pixels": 3},
+        "y": {"iou": 1, "precision": 1, "recall": 1, "pixels": 1},
+        "x (2)": {"iou": 0, "precision": 0, "recall": None, "pixels": 0},
+    }
+
+
+def test_classes_of_tiles_have_f1_precision_and_recall() -> None:
+    guess, label = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 1, 1])
+    confusion = confusion_of("multiclass", 3)
+    confusion.update(guess, label)
+    wanted = {
+        "a": {"f1": 1 / 2, "precision": 1 / 3, "recall": 1, "tiles": 1},
+        "b": {"f1": 1 / 2, "precision": 1, "recall": 1 / 3, "tiles": 3},
+        "c": {"f1": None, "precision": None, "recall": None, "tiles": 0},
+    }
+    assert by_class("multiclass", confusion.compute(), "abc") == wanted
+    several, one = confusion_of("multilabel", 3), confusion_of("multilabel", 1)
+    several.update(torch.eye(3)[guess] * 0.9, torch.eye(3)[label].long())
+    one.update((guess == 0)[:, None] * 0.9, (label == 0)[:, None].long())
+    assert by_class("multilabel", several.compute(), "abc") == wanted
+    assert by_class("multilabel", one.compute(), "a") == {"a": wanted["a"]}
 
 
 def test_collections_of_two_stages_do_not_share_their_counts() -> None:

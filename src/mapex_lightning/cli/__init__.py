@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from mapex_lightning.cli.starting import RUN_FOLDER, begun, check_processes
 from mapex_lightning.errors import MapexError
 from mapex_lightning.files import sweep
 from mapex_lightning.runs import LAST, model_of
+from mapex_lightning.text import aligned, indented
 from mapex_lightning.train.base import MapexModule, shape_of
-from mapex_lightning.train.callbacks import write_results
+from mapex_lightning.train.callbacks import write_confusion, write_results
 from mapex_lightning.train.compiled import check_compiler, compile_in_place
 from mapex_lightning.train.embed import Embed
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.liveness import watched_ranks
 from mapex_lightning.train.memory import enough_memory
+from mapex_lightning.train.metrics import by_class
 from mapex_lightning.train.pretrain import Pretrain
 from mapex_lightning.train.resuming import check_resumable
 
@@ -143,10 +145,29 @@ def _figures(cli: MapexCLI, command: str) -> None:
     evaluate = cli.trainer.test if command == "test" else cli.trainer.validate
     evaluated = cli.config.model.init_args.encoder
     figures = evaluate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
-    if cli.trainer.is_global_zero:
-        for name, value in figures.items():  # before they are written, which may fail
-            print(f"  {name:24s}{value:.4f}", flush=True)
+    if not cli.trainer.is_global_zero:
+        return
+    for name, value in figures.items():  # before they are written, which may fail
+        print(f"  {name:24s}{value:.4f}", flush=True)
+    if not isinstance(cli.model, FineTune) or cli.model.confusion is None:
         write_results(_figures_file(cli.folder, command, Path(evaluated)), {"ckpt": evaluated, **figures})
+        return
+    classes = by_class(cli.model.task, cli.model.confusion, cli.model.classes)
+    print("\n".join(["", *indented(_table(classes)), ""]), flush=True)
+    file = _figures_file(cli.folder, command, Path(evaluated))
+    if cli.model.task != "multilabel":
+        write_confusion(file.with_name(f"{file.stem}-confusion.csv"), cli.model.classes, cli.model.confusion)
+    write_results(file, {"ckpt": evaluated, **figures, "classes": classes})
+
+
+def _table(classes: Mapping[str, Mapping[str, float | int | None]]) -> list[str]:
+    """A head, and a line per class."""
+    head = ["class", *next(iter(classes.values()))]
+    return aligned([head, *([name, *map(_shown, its.values())] for name, its in classes.items())])
+
+
+def _shown(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _figures_file(folder: Path, command: str, evaluated: Path) -> Path:

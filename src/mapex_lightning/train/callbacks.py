@@ -292,6 +292,24 @@ def _write_csv(path: Path, pairs: Sequence[tuple[str, torch.Tensor]], module: Fi
             writer.writerow([name, label, *(f"{p:.5f}" for p in probability.tolist())])
 
 
+def write_confusion(path: Path, classes: Sequence[str], confusion: torch.Tensor) -> None:
+    """Writes what is taken for what as CSV, whole or not at all: a row per label, a column per prediction.
+
+    Args:
+        path: the file.
+        classes: the names of the K classes.
+        confusion: counts (K, K).
+    """
+
+    def write(beside: Path) -> None:
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["label", *classes])
+            writer.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+
+    write_whole(path, write)
+
+
 def write_results(path: Path, results: Any) -> None:
     """Writes figures as JSON, whole or not at all."""
     write_whole(path, lambda beside: beside.write_text(json.dumps(results, indent=2, default=_number) + "\n"))

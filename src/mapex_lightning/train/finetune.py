@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
@@ -19,7 +20,7 @@ from mapex_lightning.model.tokens import Pool
 from mapex_lightning.runs import find_checkpoint
 from mapex_lightning.tiles import Tiles, drop_sensors
 from mapex_lightning.train.base import Batch, MapexModule, fold, start, tiles_of
-from mapex_lightning.train.metrics import MeanLoss, figures_of, loss_of, weight_of
+from mapex_lightning.train.metrics import MeanLoss, confusion_of, figures_of, loss_of, weight_of
 from mapex_lightning.train.optim import Optimiser
 
 
@@ -108,6 +109,9 @@ class FineTune(MapexModule):
             self.add_module(f"{stage}_metrics", figures.collection(f"{stage}/"))
             # Not a mean by self.log, which over an odd number of tiles on two ranks counts one too few.
             self.add_module(f"{stage}_loss", MeanLoss())
+        self.counts = confusion_of(task, len(classes))
+        self.confusion: Tensor | None = None
+        """What the latest test, or validation outside of training, took for what; see `confusion_of`."""
 
     def _take_head(self, path: str, head: Mapping[str, Any]) -> None:
         if (head["task"], tuple(head["classes"])) != (self.task, self.classes):
@@ -154,13 +158,23 @@ class FineTune(MapexModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begins a census, where training changes who uses whom: a frozen encoder keeps that of its pre-training."""
+        self.counts.reset()
         if self.fitting and self.trained != "linear":
             self.start_census()
 
     def on_validation_epoch_end(self) -> None:
-        """Ends it."""
+        """Ends it, and adds the ranks' counts up."""
         if self.fitting and self.trained != "linear":
             self.end_census()
+        self._count_up()
+
+    def on_test_epoch_start(self) -> None:
+        """Counts from nothing on."""
+        self.counts.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Adds the ranks' counts up."""
+        self._count_up()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and figures."""
@@ -187,12 +201,24 @@ class FineTune(MapexModule):
             return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
         return logits
 
+    @property
+    def _counting(self) -> bool:
+        """Whether classes are told apart: in the validations of training they would not be looked at."""
+        return self.trainer.state.fn != TrainerFn.FITTING
+
+    def _count_up(self) -> None:
+        if self._counting:
+            self.confusion = self.counts.compute()
+
     def _evaluate(self, stage: str, batch: Batch) -> None:
         tiles, target = labelled(batch)
         logits = torch.cat([self._logits(portion, target) for portion in self._portions(tiles)])
         metrics = self.get_submodule(f"{stage}_metrics")
         assert isinstance(metrics, MetricCollection)
-        metrics.update(probabilities(self.task, logits), target.long())
+        probability = probabilities(self.task, logits)
+        metrics.update(probability, target.long())
+        if self._counting:
+            self.counts.update(probability, target.long())
         size = tiles.batch_size
         loss = self.get_submodule(f"{stage}_loss")
         assert isinstance(loss, MeanLoss)

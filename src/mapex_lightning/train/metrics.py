@@ -1,10 +1,11 @@
-"""How well a task is done: loss and figures of each kind of label.
+"""How well a task is done: loss and figures of each kind of label, in all and per class.
 
 Axes: B tiles, K classes, H and W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,12 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     BinaryAveragePrecision,
+    BinaryConfusionMatrix,
     BinaryF1Score,
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MultilabelAveragePrecision,
+    MultilabelConfusionMatrix,
     MultilabelF1Score,
 )
 
@@ -29,7 +32,8 @@ from mapex_lightning.tiles import IGNORED
 class MeanIoU(MulticlassConfusionMatrix):
     """Mean intersection over union, over the classes that occur in label or prediction; NaN if none does.
 
-    torchmetrics' macro average counts an empty class as 0.
+    So a class of no label is 0 where it is predicted, as in mmsegmentation, and does not count where it is not;
+    torchmetrics' macro average counts it as 0 there, too.
     """
 
     def __init__(self, classes: int) -> None:
@@ -77,7 +81,7 @@ def figures_of(task: Task, classes: int) -> TaskFigures:
 
     * multiclass: ``accuracy``, the share of tiles that are right.
     * multilabel: ``map`` and ``f1``, both over all pairs of tile and class (micro).
-    * segmentation: ``miou`` over classes that occur, ``accuracy`` over labelled pixels.
+    * segmentation: ``miou`` over classes that occur in label or prediction, ``accuracy`` over labelled pixels.
     """
     if task == "multiclass":
         return TaskFigures("accuracy", {"accuracy": MulticlassAccuracy(classes, average="micro")})
@@ -91,6 +95,51 @@ def figures_of(task: Task, classes: int) -> TaskFigures:
         return TaskFigures("map", metrics)
     accuracy = MulticlassAccuracy(classes, average="micro", ignore_index=IGNORED)
     return TaskFigures("miou", {"miou": MeanIoU(classes), "accuracy": accuracy})
+
+
+def confusion_of(task: Task, classes: int) -> Metric:
+    """A fresh count of what is taken for what, of probabilities and targets; ignored pixels are not in it.
+
+    * multiclass, segmentation: (K, K), tiles or labelled pixels per label (rows) and prediction (columns).
+    * multilabel: (K, 2, 2), or (2, 2) of a single class: the same per class, of no and yes.
+    """
+    if task == "multilabel":
+        return BinaryConfusionMatrix() if classes == 1 else MultilabelConfusionMatrix(classes)
+    return MulticlassConfusionMatrix(classes, ignore_index=IGNORED if task == "segmentation" else None)
+
+
+def by_class(task: Task, confusion: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+    """The figures of every class; None where there is nothing that they would be a share of.
+
+    ``iou`` of a segmentation or ``f1`` of other tasks; ``precision``, of what is predicted as the class (user's
+    accuracy); ``recall``, of what is labelled so (producer's accuracy); and how many ``pixels`` or ``tiles`` that are.
+
+    Args:
+        task: kind of label.
+        confusion: what `confusion_of` has counted.
+        classes: their names; those of a name that occurs twice are numbered.
+    """
+    counts = confusion.cpu()
+    if task == "multilabel":
+        counts = counts.reshape(-1, 2, 2)
+        hits, labelled, predicted = counts[:, 1, 1], counts[:, 1].sum(-1), counts[:, :, 1].sum(-1)
+    else:
+        hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    names = [name if classes.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(classes)]
+    found: dict[str, dict[str, float | int | None]] = {}
+    for name, hit, label, guess in zip(names, hits.tolist(), labelled.tolist(), predicted.tolist(), strict=True):
+        segments = task == "segmentation"
+        found[name] = {
+            **({"iou": _share(hit, label + guess - hit)} if segments else {"f1": _share(2 * hit, label + guess)}),
+            "precision": _share(hit, guess),
+            "recall": _share(hit, label),
+            "pixels" if segments else "tiles": label,
+        }
+    return found
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def loss_of(task: Task, logits: Tensor, target: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def _classes(
             "look",
             "classes",
             f"{owner}: {some(unused)} {_occur(unused)} in no split ({basis}).",
-            "Check the names of the classes; a class without tiles has no score.",
+            "Check the names of the classes; a class without tiles is never right, and 0 in miou where predicted.",
         )
     present = train[train > 0]
     if len(present) and present.max() > RARE * present.min():
