@@ -260,7 +260,7 @@ class Scene:
 
 
 def how_read(modality: Modality, scene: Scene, grid: Grid) -> str:
-    """One line on how a scene becomes pixels of a modality on a grid, for the user to compare with what is in the files.
+    """One line on how a scene becomes pixels of a modality on a grid, to be compared with what is in the files.
 
     Raises:
         MapexError: a band is not there, or a file does not say where it lies.
