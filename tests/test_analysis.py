@@ -188,6 +188,7 @@ def test_an_expert_without_tokens_causes_nothing() -> None:
     assert not found.causal(0)[1].any()
     assert found.causal(0)[[0, 2]].any()
     assert found.routing[0].hard["dead"] == 1
+    assert "block 0, no change without expert 1: not chosen under masking" in found.table()
 
 
 def test_a_specialised_expert_matters_to_its_own_sensor_where_no_other_looks_at_it() -> None:
@@ -228,6 +229,8 @@ def test_the_table_names_sensors_blocks_and_interventions() -> None:
     for words in ("s1", "s2", "dem", "block  0", "mixture of block 2 skipped", "feed-forward of block 1 skipped"):
         assert words in table
     assert "all mixtures skipped" in table
+    for term in ("stays: ", "follows: ", "effective experts: ", "token entropy: ", "distance: "):
+        assert term in table
     assert "nan" not in table
 
 

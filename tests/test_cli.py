@@ -16,7 +16,7 @@ from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import read, save
 from mapex_lightning.cli.building import build
 from mapex_lightning.cli.words import config_file, packaged_configs
-from mapex_lightning.errors import MapexError
+from mapex_lightning.errors import STOPPED, MapexError
 from mapex_lightning.modality import MODALITIES, modalities
 from mapex_lightning.model.config import preset
 from mapex_lightning.model.encoder import Encoder
@@ -38,6 +38,16 @@ BAD = {
     "an unknown key": ([*FIT, "--trainer.max_epoch", "3"], ["max_epoch"]),
     "a misspelt key": ([*FIT, "--modle.encoder", "nano"], ["modle.encoder"]),
     "a value of another type": ([*FIT, "--trainer.max_epochs", "many"], ["trainer.max_epochs", "int"]),
+    "an American key": ([*FIT, "--model.optimizer.lr", "1e-3"], ["Did you mean --model.optimiser.lr?"]),
+    "a key without dashes": ([*FIT, "trainer.max_epochs", "1"], ["Did you mean --trainer.max_epochs?"]),
+    "a key before the config": (
+        ["fit", "--model.encoder", "nano", *FIT[1:]],
+        ["--model.encoder stands before the config", "Give --config first"],
+    ),
+    "a nested key before the config": (
+        ["fit", "--model.optimiser.lr=1", *FIT[1:]],
+        ["--model.optimiser.lr stands before the config"],
+    ),
     "an unknown sensor": ([*FIT, "--data.modalities", "[s1, s3]"], ["'s3'", "Known: dem, landsat, rgb, s1, s2"]),
     "a sensor of one's own without statistics": (
         [*FIT, "--data.modalities", "[{name: x, bands: [a], gsd: 10, unit: dB}]"],
@@ -146,6 +156,17 @@ def test_a_config_imports_nothing_outside_the_allowed_roots(
     assert main(words if "sets" in text else [*words, *FIT[3:]]) == 2
     assert "not allowed" in capsys.readouterr().err
     assert not (folder / "proof").exists()
+
+
+def test_what_is_stopped_before_its_first_checkpoint_says_that_it_begins_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("mapex_lightning.cli._fit", stopped)
+    assert main([*FIT, "--run", "early"]) == STOPPED
+    assert "stopped; there is no runs/early/last.ckpt yet, so the run begins anew" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused_by_every_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

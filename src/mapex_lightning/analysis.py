@@ -28,6 +28,12 @@ VISIBLE = 0.25
 """Share of a view's tokens that the encoder sees when errors are measured, as in pre-training."""
 PERMUTATIONS = 20
 """How often the labels of images are permuted for the figure that chance gives."""
+LEGEND = (
+    "  stays: share of tokens that keep their experts; follows: share that go where the other sensor's own tokens go",
+    "  effective experts: exp of the entropy of their use; token entropy: in nats, 0 is certain; distance: 0 is"
+    " the same use, 1 none in common",
+)
+"""How to read the table of routing."""
 
 
 def masked_errors(
@@ -332,6 +338,8 @@ def _routing_lines(analysis: Analysis) -> Iterator[str]:
             f"                     {_mean(found.content):.2f}     {_mean(found.name):.2f} |"
             f" {int(found.hard['dead'])} of {found.hard['share'].shape[1]}"
         )
+    if analysis.routing:
+        yield from LEGEND
     for block, found in analysis.routing.items():
         yield f"  block {block}: effective experts hard / soft, token entropy, distance to the nearest sensor, experts"
         nearest = found.hard["distance"].clone().fill_diagonal_(torch.inf).nan_to_num(torch.inf).min(1).values
@@ -366,6 +374,11 @@ def _damage_lines(analysis: Analysis) -> Iterator[str]:
         for expert, values in enumerate(analysis.causal(block)):
             if bool((values != 0).any()):
                 yield _row(f"block {block}, expert {expert} diverted", values)
+        idle = [expert for expert, values in enumerate(analysis.causal(block)) if not bool((values != 0).any())]
+        if idle:
+            all_of_them = len(idle) == len(found.diverted[block])  # some were chosen, and their tokens had no other way
+            why = "each token uses all of them" if all_of_them else "not chosen under masking"
+            yield f"  block {block}, no change without expert {', '.join(map(str, idle))}: {why}"
 
 
 def _row(label: str, values: Tensor, form: str = "{:+.1%}") -> str:

@@ -47,7 +47,7 @@ def test_a_run_that_is_complete_says_so_and_is_left_as_it_is(here: Path, capsys:
     [
         (["--trainer.max_epochs", "9"], ["trainer.max_epochs 1", "now it is 9", "--ckpt runs/over/last.ckpt"]),
         (["--model.visible", "0.5"], ["model.visible 0.25", "now it is 0.5"]),
-        (["--data.size", "24", "--seed_everything", "3"], ["data.size 16", "24", "So do seed_everything"]),
+        (["--data.size", "24", "--seed_everything", "3"], ["data.size 16", "24", "seed_everything differs too"]),
     ],
 )
 def test_other_settings_are_refused_and_named_with_both_values(

@@ -109,7 +109,7 @@ def test_a_folder_gets_a_page_the_figures_and_heat_maps(saved: Path, capsys: pyt
 def test_on_tiles_it_measures_what_experts_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = output(["info", "last.ckpt", *LOOK, "--data.modalities", "[s1, s2]", "--tiles", "5"], capsys)
     folder = Path("runs/pretrain/last-info")
-    assert text.rstrip().endswith(str(folder))
+    assert text.rstrip().endswith(str(folder / "info.html"))
     assert "masked reconstruction" in text
     analysis = json.loads((folder / "info.json").read_text())["analysis"]
     assert analysis["tiles"] == 5
@@ -134,7 +134,8 @@ def test_tiles_of_other_sensors_get_a_sentence(run: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "--ckpt"),
+        ([], "mapex info CKPT"),
+        (["--json"], "mapex info CKPT"),
         (["gone.ckpt"], "There is no checkpoint gone.ckpt"),
         (["."], "found a folder"),
         (["cut.ckpt"], "damaged, cut off or another format"),

@@ -61,6 +61,7 @@ def test_a_sealed_model_is_pruned_to_its_sealed_sets_unless_a_rule_is_given(save
         (["--score", "gates"], "invalid choice"),
         (["--size", "10"], "cannot be reached"),
         (["--keep", "s9"], "no modality 's9'"),
+        (["--keep", "s1,", "s2"], "--keep is one word without spaces, such as s1,s2; found 's1,' and then 's2'"),
     ],
 )
 def test_words_that_make_no_policy_are_refused_and_nothing_is_written(

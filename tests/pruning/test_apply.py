@@ -578,6 +578,9 @@ def test_the_report_can_be_printed_and_stored() -> None:
     assert f"-> {plain['parameters']['after']:,} (" in report.table()
     assert "output unchanged for every input" in report.table()
     assert "unchanged" not in replace(report, exact=False).table()
+    lost = replace(report, retained={"s1": {0: 0.9952, 2: 1.0}})
+    assert "0.9952 minimum (counted before sealing, nothing is lost)" in lost.table()
+    assert "sealing" not in replace(lost, exact=False).table()
     assert plain["policy"]["rule"] == "sealed"
     assert sum(plain["share_of_mass"]["s2"]["0"]) == pytest.approx(1)
 

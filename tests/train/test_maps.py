@@ -19,6 +19,7 @@ from mapex_lightning.__main__ import main
 from mapex_lightning.checkpoint import KEY, Description, save, write
 from mapex_lightning.data import raster
 from mapex_lightning.data.module import TileData
+from mapex_lightning.data.scenes.scene import Reading
 from mapex_lightning.data.sets.synthetic import Synthetic, landscape
 from mapex_lightning.data.tileset import GeoReference, Task
 from mapex_lightning.errors import MapexError
@@ -157,6 +158,20 @@ def test_features_are_made_by_any_encoder(scene: dict[str, list[str]], tmp_path:
 def test_a_sensor_may_be_left_out(scene: dict[str, list[str]], tmp_path: Path) -> None:
     predict(model_for(), data_for({"s1": scene["s1"]}), out=str(tmp_path / "map.tif"))
     assert (raster.read_mask(tmp_path / "map.tif")[20:] != IGNORED).all()
+
+
+def test_it_is_said_how_a_scene_is_read_and_which_sensor_is_missing(
+    scene: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading = {"s1": Reading(offset=-1.0)}
+    predict(model_for(), data_for({"s1": scene["s1"]}, reading=reading), out=str(tmp_path / "map.tif"))
+    said = capsys.readouterr().out
+    assert "s1: VV VH, EPSG:32632 at 10 m -> EPSG:32632 at 10 m, as stored, values -1, read as dB" in said
+    assert "look: s2 is not given, and the model reads it too" in said
+    predict(model_for(), data_for(scene), out=str(tmp_path / "map.tif"))
+    said = capsys.readouterr().out
+    assert "s2: B01 B02" in said
+    assert "look:" not in said
 
 
 class Stumbles(Maps):

@@ -1,4 +1,4 @@
-"""Pictures show what the model saw and made of it, and black where there was nothing to see."""
+"""Pictures show what the model saw and made of it, and another pattern where there was nothing to see."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from mapex_lightning.heatmap import Picture
 from mapex_lightning.modality import MODALITIES
 from mapex_lightning.model.reconstruction import reconstruct
 from mapex_lightning.tiles import Tiles
-from mapex_lightning.train.pictures import SIDE, display_bands, reconstructions, sheet, stretch
+from mapex_lightning.train.pictures import (
+    FOOT,
+    GAP,
+    HEAD,
+    HIDDEN,
+    NAME,
+    SIDE,
+    display_bands,
+    hatched,
+    reconstructions,
+    sheet,
+    stretch,
+)
 from mapex_lightning.train.pretrain import Pretrain
 
-GAP, HEAD = 4, 18
-"""White between pictures of a sheet, and above them for the titles."""
 
-
-def panel(picture: Picture, row: int, column: int) -> Picture:
-    """One picture of a sheet."""
-    top, left = HEAD + row * (SIDE + GAP), GAP + column * (SIDE + GAP)
+def panel(picture: Picture, row: int, column: int, above: int = 0) -> Picture:
+    """One picture of a sheet, with so many pixels above each row for its name."""
+    top, left = HEAD + row * (above + SIDE + GAP) + above, GAP + column * (SIDE + GAP)
     return picture[top : top + SIDE, left : left + SIDE]
 
 
@@ -102,25 +111,37 @@ def shown(model: Pretrain, tiles: Tiles) -> Picture:
 
 def test_reconstructions_have_a_row_per_tile_and_three_columns_per_sensor(shown: Picture) -> None:
     assert shown.dtype == np.uint8
-    assert shown.shape == (HEAD + 3 * (SIDE + GAP), GAP + 9 * (SIDE + GAP), 3)
+    assert shown.shape == (HEAD + 3 * (NAME + SIDE + GAP) + FOOT, GAP + 9 * (SIDE + GAP), 3)
 
 
-def test_an_absent_sensor_is_black_and_a_present_one_is_not(shown: Picture) -> None:
+def test_an_absent_sensor_is_hatched_and_a_present_one_is_not(shown: Picture) -> None:
     for row in range(3):
         for column in range(9):
             absent = row == 1 and 3 <= column < 6
-            hidden = column % 3 == 1  # what the encoder saw of a sensor may be nothing
-            if absent or not hidden:
-                assert panel(shown, row, column).any() != absent, (row, column)
+            assert np.array_equal(panel(shown, row, column, NAME), hatched()) == absent, (row, column)
 
 
-def test_hidden_patches_are_black_and_visible_ones_are_the_image(model: Pretrain, tiles: Tiles, shown: Picture) -> None:
+def test_hidden_patches_are_slate_and_visible_ones_are_the_image(model: Pretrain, tiles: Tiles, shown: Picture) -> None:
     found = reconstruct(model.encoder, model.decoder, tiles, model.visible, torch.Generator().manual_seed(0))
     assert found.visible.any()
+    slate = np.full((SIDE // 2, SIDE // 2, 3), HIDDEN, np.uint8)
     half = SIDE // 2
     for row in range(3):
         for token, visible in enumerate(found.visible[row].tolist()):
             column, place = 3 * (token // 4), token % 4
             top, left = half * (place // 2), half * (place % 2)
-            image, seen = (panel(shown, row, c)[top : top + half, left : left + half] for c in (column, column + 1))
-            assert np.array_equal(seen, image if visible else np.zeros_like(image)), (row, token)
+            image, seen = (
+                panel(shown, row, c, NAME)[top : top + half, left : left + half] for c in (column, column + 1)
+            )
+            if row != 1 or column != 3:  # absent
+                assert np.array_equal(seen, image if visible else slate), (row, token)
+
+
+def test_the_name_of_a_tile_stands_above_its_row_and_the_legend_below_all() -> None:
+    pictures = [("t", [np.zeros((8, 8, 3), np.uint8)] * 2)] * 2
+    found = sheet(pictures, ["one", "two"], [("absent", hatched())])
+    assert not found[HEAD + NAME : HEAD + NAME + SIDE, GAP : GAP + SIDE].any()
+    for row in range(2):
+        top = HEAD + row * (NAME + SIDE + GAP)
+        assert (found[top : top + NAME] < 128).any()
+    assert np.array_equal(found[-FOOT + 2 : -FOOT + 14, GAP : GAP + 24], hatched()[:12, :24])

@@ -55,8 +55,10 @@ def run(command: str, words: Sequence[str]) -> None:
 def _left_behind(cli: MapexCLI) -> str:
     """What a run that was ended with Ctrl-C has kept; empty where it is nothing."""
     last = cli.folder / LAST
-    if cli.command != "fit" or not last.is_file() or not cli.trainer.is_global_zero:
+    if cli.command != "fit" or not cli.trainer.is_global_zero:
         return ""
+    if not last.is_file():
+        return f"; there is no {last} yet, so the run begins anew"
     return f"; what was kept last is in {last}; go on from there with: mapex fit --run {cli.folder.name}"
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import re
 import sys
+from dataclasses import fields
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError
@@ -14,8 +15,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mapex_lightning.data import sets
 from mapex_lightning.data.module import TileData
 from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.model.auxiliary import Auxiliary
 from mapex_lightning.train.finetune import FineTune
 from mapex_lightning.train.maps import Outputs
+from mapex_lightning.train.optim import Optimiser
 from mapex_lightning.train.pretrain import Pretrain
 
 LIGHTNINGS = ("Early stopping conditioned on metric", "`val_check_interval`", "You selected an invalid", "You set `")
@@ -53,10 +56,18 @@ def _sentence(error: BaseException) -> MapexError:
     message = message.removesuffix(" - Expected a <class 'NoneType'>")
     if re.search(r"arguments are required: .*model$", message):
         return MapexError("The config has no model. Name one that has before it, such as --config pretrain.yaml.")
+    early = re.search(r"MapexModule.*Given value: NestedArg\(key='([\w.]+)'", str(error), re.DOTALL)
+    if early and (" denied by " in message or "Not a valid subclass of MapexModule" in message):
+        return MapexError(
+            f"--model.{early[1]} stands before the config that names the model. Give --config first, such as: "
+            "mapex COMMAND --config segment.yaml --model.KEY VALUE."
+        )
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return _denied(denied[1])
     if block := _strange_setting(message):
         return block
+    if stray := re.search(r"[Uu]nrecognized arguments: (?:--)?([\w.]+)", message):
+        return _unknown_word(stray[1], message)
     key = re.search(r"(?:[Uu]nrecognized arguments:|[Kk]ey) ['\"]?-{0,2}([\w.]+)['\"]?", message)
     name = re.search(r"(?:import path string:|class_path) ['\"]?([\w.]+)", message)
     kinds = {"model": ("model", ("Pretrain", "FineTune")), "data.sets": ("data set", sets.__all__)}
@@ -67,6 +78,16 @@ def _sentence(error: BaseException) -> MapexError:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}?" if near and near[0] != word else ""
     return MapexError(f"{message.rstrip('.')}.{hint} See mapex COMMAND --help-all for every setting.")
+
+
+def _unknown_word(word: str, message: str) -> MapexError:
+    """The sentence for a word of the command line that is no setting, as it is misspelt or has lost its dashes."""
+    block = re.match(r'Parser key "([\w.]+)"', message)
+    word = f"{block[1]}.{word}" if block else word
+    near = difflib.get_close_matches(word, _known_keys(), n=1, cutoff=0.7)
+    said = f"There is no setting {word}" if block else message.rstrip(".")
+    hint = f" Did you mean --{near[0]}?" if near else ""
+    return MapexError(f"{said}.{hint} See mapex COMMAND --help-all for every setting.")
 
 
 def _denied(path: str) -> MapexError:
@@ -108,4 +129,6 @@ def _known_keys() -> list[str]:
         keys += [
             f"{prefix}.{name}" for prefix in ("model", "model.init_args") for name in inspect.signature(kind).parameters
         ]
+    keys += [f"model.optimiser.{field.name}" for field in fields(Optimiser)]
+    keys += [f"model.auxiliary.{field.name}" for field in fields(Auxiliary)]
     return [*keys, *Outputs._fields, "ckpt", "run", "timeout", "config", "seed_everything"]

@@ -147,7 +147,8 @@ def check_same(folder: Path, given: Mapping[str, Any]) -> None:
     ]
     if differing:
         name = differing[0]
-        more = f" So do {', '.join(differing[1:6])}." if differing[1:] else ""
+        others = ", ".join(differing[1:6])
+        more = f" {others} {'differ' if differing[2:] else 'differs'} too." if others else ""
         raise MapexError(
             f"The run {folder.name} was started with {name} {_shown(before.get(name))}, and now it is "
             f"{_shown(given.get(name))}.{more} Go on as it was started (mapex fit --run {folder.name} takes its own "

@@ -53,7 +53,7 @@ def with_scene(words: list[str]) -> list[str]:
         return words
     start = words.index(SCENE) + 1
     end = next((at for at in range(start, len(words)) if words[at].startswith("-")), len(words))
-    files = words[start:end]
+    files = [word.removesuffix(",") for word in words[start:end]]  # A.tif, B.tif as one writes a list
     if not all(files) or not files:  # an unset variable in quotes is an empty word
         raise MapexError(f"{SCENE} needs the files of a scene, such as {SCENE} s2=A.tif s1=B.tif.")
     if files[0][0] in "{[":  # YAML

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 TILES = 128
 """Tiles that are looked at unless said otherwise."""
 
+PAGE = "info.html"
+"""The file for people among those that are written."""
+
 
 def run(words: Sequence[str]) -> None:
     """Says what a checkpoint is, as the words after ``mapex info`` ask.
@@ -31,6 +34,8 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiles", type=int)
     named = bool(words) and not words[0].startswith("-")
+    if not named and "--ckpt" not in {word.partition("=")[0] for word in words}:
+        raise MapexError("The checkpoint is missing, which comes first: mapex info CKPT. See mapex info --help.")
     known, settings = parser.read(["--ckpt", *words] if named else list(words))
     if known.tiles is not None and (known.tiles < 1 or not settings):
         raise MapexError(f"--tiles is a number of tiles, 1 or more, of --config TILES; found {known.tiles}.")
@@ -46,7 +51,7 @@ def run(words: Sequence[str]) -> None:
         folder = known.out or source.with_name(f"{source.stem}-info")
         write(folder, info, analysis, plain)
         if not known.json:
-            print(f"\n{folder}", flush=True)
+            print(f"\n{folder / PAGE}", flush=True)
 
 
 def _for_people(info: Info, analysis: Analysis | None) -> str:
@@ -58,7 +63,7 @@ def write(folder: Path, info: Info, analysis: Analysis | None, plain: dict[str, 
     from mapex_lightning.heatmap import write_png
     from mapex_lightning.report import info_page, info_pictures
 
-    texts = {"info.html": info_page(info, analysis), "info.json": json.dumps(plain, indent=2, allow_nan=False) + "\n"}
+    texts = {PAGE: info_page(info, analysis), "info.json": json.dumps(plain, indent=2, allow_nan=False) + "\n"}
     pictures = info_pictures(info, analysis)
     for name, text in texts.items():
         write_text(folder / name, text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 from mapex_lightning.errors import MapexError
@@ -29,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             MapexError: a word is no option of the command.
         """
+        _check_lists(words)
         known, rest = self.parse_known_args(words)
         if rest and not known.config:
             raise MapexError(f"{rest[0]} is no option of {self.prog} without --config TILES. See {self.prog} --help.")
@@ -41,3 +44,19 @@ class Parser(argparse.ArgumentParser):
             MapexError: always.
         """
         raise MapexError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def _check_lists(words: Sequence[str]) -> None:
+    """A list that the shell has taken apart at its spaces is told as what it is.
+
+    Raises:
+        MapexError: there is one.
+    """
+    option = ""
+    for word, following in pairwise(words):
+        option = word if word.startswith("-") else option
+        if option and word.endswith(",") and not following.startswith("-"):
+            raise MapexError(
+                f"{option.partition('=')[0]} is one word without spaces, such as s1,s2; found {word!r} and then "
+                f"{following!r}."
+            )

@@ -12,10 +12,8 @@ import yaml
 
 from mapex_lightning import __version__
 from mapex_lightning.commands.parser import Parser
-from mapex_lightning.data.crs import name_of
 from mapex_lightning.data.scenes.cutting import CONFIG, MASK, Cutter, Labels, Summary, View, cut
-from mapex_lightning.data.scenes.grid import Grid
-from mapex_lightning.data.scenes.scene import Reading, Scene
+from mapex_lightning.data.scenes.scene import Reading, Scene, how_read
 from mapex_lightning.data.scenes.tiling import Tiling, reference
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import MODALITIES, Modality
@@ -48,7 +46,8 @@ def run(words: Sequence[str]) -> None:
         finest.modality.gsd,
     )
     cutter = Cutter(known.out, tiling, views, labels, known.max_nodata)
-    print("\n".join(_said(view, cutter.grid(view.modality, tiling.first)) for view in views), flush=True)
+    for modality, scene, _ in views:
+        print(how_read(modality, scene, cutter.grid(modality, tiling.first)), flush=True)
     workers = min(known.workers, os.cpu_count() or 1)  # more would only wait for each other
     summary = cut(cutter, _request(known, views, labels, tiling), workers if workers > 1 else 0, _progress)
     print(_table(summary), flush=True)
@@ -251,22 +250,6 @@ def _scene(scene: Scene) -> dict[str, Any]:
         "files": [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
         "reading": scene.reading.plain(),
     }
-
-
-def _said(view: View, grid: Grid) -> str:
-    """One line on what becomes of a sensor, whose first tile is cut on a grid."""
-    modality, scene = view.modality, view.scene
-    stored = scene.grid_of(modality.bands)
-    how = "as stored" if stored.offset(grid) is not None else "warped"
-    name, goal = name_of(stored.crs), name_of(grid.crs)
-    steps = [f"x {scene.reading.scale:g}"] if scene.reading.scale != 1 else []
-    steps += [f"{scene.reading.offset:+g}"] if scene.reading.offset else []
-    steps += ["in decibels"] if scene.reading.decibels else []
-    values = f", values {' '.join(steps)}" if steps else ""
-    return (
-        f"{modality.name}: {' '.join(modality.bands)}, {name} at {stored.gsd:.4g} m -> {goal} at {modality.gsd:g} m, "
-        f"{how}{values}, read as {modality.unit}"
-    )
 
 
 def _progress(done: int, total: int) -> None:

@@ -77,7 +77,9 @@ class Report:
             lines.append(f"  block {block:2d}: experts {', '.join(map(str, kept))} of {self.before[block]}")
         for name, blocks in self.retained.items():
             mean = sum(blocks.values()) / max(1, len(blocks))
-            lines.append(f"  {name}: retained mass {mean:.4f} mean, {min(blocks.values(), default=1.0):.4f} minimum")
+            least = min(blocks.values(), default=1.0)
+            when = " (counted before sealing, nothing is lost)" if self.exact and least < 1 - 1e-9 else ""
+            lines.append(f"  {name}: retained mass {mean:.4f} mean, {least:.4f} minimum{when}")
         for what, (before, after) in (("parameters", self.parameters), ("bytes", self.bytes)):
             lines.append(f"  {what}: {before:,} -> {after:,} ({after / before - 1:+.1%})")
         return "\n".join(lines)

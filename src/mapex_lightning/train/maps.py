@@ -99,7 +99,7 @@ class Maps(Callback):
         self.blender = Blender(self.windows.plan, self.bands, self._write, self.share.rows)
         self.printed = time.monotonic()
         if trainer.is_global_zero:
-            self._announce()
+            self._announce(pl_module.encoder.config.names if isinstance(pl_module, FineTune) else ())
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tiles, *_: int
@@ -134,8 +134,21 @@ class Maps(Callback):
         """Leaves nothing behind."""
         self._discard()
 
-    def _announce(self) -> None:
-        """Says what will be made, and what a user should know of the files."""
+    def _announce(self, wanted: Sequence[str]) -> None:
+        """Says how the files are read, what will be made, and what a user should know.
+
+        Args:
+            wanted: the sensors that a model of classes reads; features may be made of any.
+        """
+        for line in self.windows.said():
+            print(line, flush=True)
+        for name in wanted:
+            if name not in self.windows.scenes:
+                print(
+                    f"look: {name} is not given, and the model reads it too; only a model that was trained with "
+                    "model.drop_sensors makes good of that",
+                    flush=True,
+                )
         cells, gsd = self.windows.cells, self.windows.gsd * self.windows.step
         print(
             f"{cells.height} x {cells.width} cells of {gsd:g} m, from {len(self.windows)} windows of "

@@ -27,6 +27,18 @@ COLOURS = (("R", "G", "B"), ("B04", "B03", "B02"), ("red", "green", "blue"))
 SIDE = 96
 """Pixels on the screen per tile."""
 
+GAP, HEAD, NAME, FOOT = 4, 18, 14, 20
+"""White between pictures, height of the titles, of the name above each row, and of the legend."""
+
+HIDDEN = (96, 112, 160)
+"""Slate, which no picture of one band has, of patches that the encoder did not see."""
+
+PAPER, STROKE, STRIDE = (232, 232, 232), (176, 176, 176), 12
+"""Light grey with oblique strokes every so many pixels, of a sensor that is absent."""
+
+INVALID = (128, 128, 128)
+"""Of a pixel without a value, as `stretch` makes it."""
+
 
 def display_bands(modality: Modality) -> tuple[int, ...]:
     """Which bands to show: true colour where there is one, the first three of many, else the first as grey."""
@@ -58,7 +70,7 @@ def reconstructions(
 ) -> Picture:
     """Per tile a row; per modality what was there, what the encoder saw of it, and what the decoder makes of it.
 
-    A hidden patch is black, and so is a sensor that is absent.
+    Hidden patches are slate and absent sensors hatched, so that neither is taken for dark ground; a legend says so.
 
     Args:
         encoder: in evaluation mode.
@@ -84,24 +96,61 @@ def reconstructions(
             p=encoder.config.patch, q=encoder.config.patch,
         ).cpu()  # fmt: skip
         here = tiles.present[name].tolist()
-        inputs = [stretch(i, i) * np.uint8(there) for i, there in zip(image, here, strict=True)]
+        inputs = [stretch(one, one) for one in image]
+        hidden = np.array(HIDDEN, np.uint8)
+        panels = {
+            name: inputs,
+            "seen": [np.where(m.numpy(), picture, hidden) for picture, m in zip(inputs, mask, strict=True)],
+            "decoded": [stretch(value, one) for value, one in zip(values, image, strict=True)],
+        }
         columns += [
-            (name, inputs),
-            ("seen", [picture * m.numpy().astype(np.uint8) for picture, m in zip(inputs, mask, strict=True)]),
-            ("decoded", [stretch(v, i) * np.uint8(t) for v, i, t in zip(values, image, here, strict=True)]),
+            (title, [picture if there else hatched() for picture, there in zip(pictures, here, strict=True)])
+            for title, pictures in panels.items()
         ]
-    return sheet(columns)
+    legend = (("hidden", _plain(HIDDEN)), ("absent", hatched()), ("no value", _plain(INVALID)))
+    return sheet(columns, tiles.names, legend)
 
 
-def sheet(columns: Sequence[tuple[str, Sequence[Picture]]]) -> Picture:
-    """Columns of pictures of any size under their titles, on white."""
-    gap, head = 4, 18
-    height = head + len(columns[0][1]) * (SIDE + gap)
-    canvas = Image.new("RGB", (len(columns) * (SIDE + gap) + gap, height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+def hatched() -> Picture:
+    """What stands for a sensor that is absent."""
+    canvas = Image.new("RGB", (SIDE, SIDE), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for start in range(-SIDE, SIDE, STRIDE):
+        draw.line((start, SIDE, start + SIDE, 0), fill=STROKE, width=2)
+    return np.asarray(canvas)
+
+
+def _plain(colour: tuple[int, int, int]) -> Picture:
+    return np.full((SIDE, SIDE, 3), colour, np.uint8)
+
+
+def sheet(
+    columns: Sequence[tuple[str, Sequence[Picture]]],
+    names: Sequence[str] = (),
+    legend: Sequence[tuple[str, Picture]] = (),
+) -> Picture:
+    """Columns of pictures of any size under their titles, on white.
+
+    Args:
+        columns: a title and a picture per row.
+        names: what stands above each row; nothing by default.
+        legend: words and the patterns that they explain, below all.
+    """
+    above = NAME if names else 0
+    pitch = above + SIDE + GAP
+    bottom = HEAD + len(columns[0][1]) * pitch
+    font, small = ImageFont.load_default(12), ImageFont.load_default(10)
+    canvas = Image.new("RGB", (len(columns) * (SIDE + GAP) + GAP, bottom + (FOOT if legend else 0)), "white")
+    draw = ImageDraw.Draw(canvas)
     for across, (title, pictures) in enumerate(columns):
-        left = gap + across * (SIDE + gap)
+        left = GAP + across * (SIDE + GAP)
         draw.text((left, 2), title, fill="black", font=font)
         for down, picture in enumerate(pictures):
-            canvas.paste(Image.fromarray(_scaled(picture)), (left, head + down * (SIDE + gap)))
+            canvas.paste(Image.fromarray(_scaled(picture)), (left, HEAD + down * pitch + above))
+    for down, name in enumerate(names):
+        draw.text((GAP, HEAD + down * pitch), name, fill="black", font=small)
+    for number, (word, pattern) in enumerate(legend):
+        left = GAP + number * (SIDE + GAP)
+        canvas.paste(Image.fromarray(pattern[:12, :24]), (left, bottom + 2))
+        draw.text((left + 28, bottom + 1), word, fill="black", font=small)
     return np.asarray(canvas)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from mapex_lightning.data.ground import TOLERANCE
 from mapex_lightning.data.maps.plan import Plan
 from mapex_lightning.data.scenes.grid import Grid
-from mapex_lightning.data.scenes.scene import STORED, Reading, Scene
+from mapex_lightning.data.scenes.scene import STORED, Reading, Scene, how_read
 from mapex_lightning.data.transforms import alignment
 from mapex_lightning.errors import MapexError, unknown
 from mapex_lightning.modality import Modality
@@ -103,6 +103,15 @@ class Windows(Dataset[Tile]):
                 if np.isfinite(image).any():
                     images[modality.name] = image
         return Tile(str(number), images)
+
+    def said(self) -> list[str]:
+        """How the files of each sensor are read, a line each."""
+        first = self.grid.window(0, 0, self.side, self.side)
+        return [
+            how_read(modality, self.scenes[modality.name], first.scaled(modality.gsd / self.gsd))
+            for modality in self.modalities
+            if modality.name in self.scenes
+        ]
 
     def batch(self, tiles: Sequence[Tile]) -> Tiles:
         """Windows as a batch, without those that no sensor saw anything of; of such alone, one is left."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mapex_lightning.data.crs import name_of
 from mapex_lightning.data.decibels import DECIBELS, decibels, power
 from mapex_lightning.data.scenes.cube import Cube, is_cube
 from mapex_lightning.data.scenes.grid import Grid
@@ -20,6 +21,7 @@ from mapex_lightning.data.scenes.safe import is_safe, refuse_if_inside, sentinel
 from mapex_lightning.data.scenes.source import RasterFile, Source
 from mapex_lightning.data.scenes.warp import Part, Resampling, onto
 from mapex_lightning.errors import MapexError, unknown
+from mapex_lightning.modality import Modality
 from mapex_lightning.tiles import IGNORED
 
 
@@ -255,3 +257,22 @@ class Scene:
             raise MapexError(f"{path} is an archive. Unpack it and give what is inside.")
         refuse_if_inside(path)
         return [RasterFile(path, nodata=self.reading.nodata)]
+
+
+def how_read(modality: Modality, scene: Scene, grid: Grid) -> str:
+    """One line on how a scene becomes pixels of a modality on a grid, to be compared with what is in the files.
+
+    Raises:
+        MapexError: a band is not there, or a file does not say where it lies.
+    """
+    stored = scene.grid_of(modality.bands)
+    how = "as stored" if stored.offset(grid) is not None else "warped"
+    name, goal = name_of(stored.crs), name_of(grid.crs)
+    steps = [f"x {scene.reading.scale:g}"] if scene.reading.scale != 1 else []
+    steps += [f"{scene.reading.offset:+g}"] if scene.reading.offset else []
+    steps += ["in decibels"] if scene.reading.decibels else []
+    values = f", values {' '.join(steps)}" if steps else ""
+    return (
+        f"{modality.name}: {' '.join(modality.bands)}, {name} at {stored.gsd:.4g} m -> {goal} at {modality.gsd:g} m, "
+        f"{how}{values}, read as {modality.unit}"
+    )
