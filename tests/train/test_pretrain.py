@@ -10,7 +10,7 @@ from typing import Any, get_args
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from mapex_lightning.checkpoint import save
@@ -223,6 +223,15 @@ def test_a_run_that_ends_without_a_validation_is_sealed_by_the_latest_census(set
     assert trainer.global_step == 3
     census = {block: mixture.census for block, mixture in model.encoder.mixtures.items()}
     assert model.encoder.config.allowed == sealing(replace(model.encoder.config, allowed=()), census) != ()
+
+
+def test_a_run_that_is_stopped_early_says_that_it_ends_unsealed() -> None:
+    model, early = model_of(), EarlyStopping("val/loss", patience=1, min_delta=1e9)
+    trainer = trainer_of(max_epochs=50, callbacks=[early])
+    with pytest.warns(UserWarning, match="The experts are not sealed: the run was stopped early"):
+        trainer.fit(model, datamodule=tiles_in())
+    assert trainer.current_epoch == 2
+    assert not model.encoder.config.sealed
 
 
 def test_a_run_without_any_validation_says_that_it_ends_unsealed(tmp_path: Path) -> None:

@@ -157,9 +157,22 @@ class Pretrain(MapexModule):
                 "model.seal: null if nothing is to be sealed."
             )
 
+    def on_train_end(self) -> None:
+        """Says that a run that was stopped early is not sealed: that is decided after `on_train_epoch_end`."""
+        if self._unsealed and any(early.stopped_epoch for early in self.trainer.early_stopping_callbacks):
+            rank_zero_warn(
+                "The experts are not sealed: the run was stopped early, before its share model.seal had passed, so "
+                "pruning may change outputs. Prune with --config TILES, or pre-train with a smaller model.seal."
+            )
+
+    @property
+    def _unsealed(self) -> bool:
+        """Whether the encoder is still to be sealed."""
+        return self.seal is not None and not self.encoder.config.sealed and bool(self.encoder.mixtures)
+
     def _due(self, at_end: bool = False) -> bool:
         """Whether the encoder is still to be sealed, and the share `seal` of the run has passed, or all of it."""
-        if self.seal is None or self.encoder.config.sealed or not self.encoder.mixtures:
+        if self.seal is None or not self._unsealed:
             return False
         return self.trainer.global_step >= (1.0 if at_end else self.seal) * self.trainer.estimated_stepping_batches
 
