@@ -340,7 +340,9 @@ def test_a_process_of_its_own_refuses_without_a_traceback(words: list[str], plac
     place.nothing_happened()
 
 
-@pytest.mark.parametrize("words", [["fit", *PRETRAIN], ["validate", *PRETRAIN, "--ckpt", "own.ckpt"]])
+@pytest.mark.parametrize(
+    "words", [["fit", *PRETRAIN], ["validate", *PRETRAIN, "--ckpt", "own.ckpt", "--data.modalities", "[s1, s2, dem]"]]
+)
 def test_under_slurm_nothing_is_taken_up_that_lies_in_the_run_folder(
     words: list[str], place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

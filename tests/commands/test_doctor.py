@@ -180,7 +180,7 @@ def test_a_container_has_the_memory_that_is_left_of_its_limit(here: Path, monkey
         ([], "mapex doctor needs a config"),
         (["--stat"], "--stat is no option of mapex doctor without --config"),
         (["--config", "pretrian.yaml"], "Did you mean 'pretrain.yaml'"),
-        ([*PRETRAIN[1:], "--data.sizes", "3"], "Did you mean data.size?"),
+        ([*PRETRAIN[1:], "--data.sizes", "3"], "Did you mean --data.size?"),
         (
             [*PRETRAIN[1:], "--data.sets", "[{class_path: Folder, init_args: {manifest: a, task: segmentation}}]"],
             "Masks",

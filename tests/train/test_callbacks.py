@@ -71,7 +71,7 @@ def test_pictures_and_routing_are_kept_after_validation(tmp_path: Path) -> None:
     trainer_of(callbacks=[pictures]).fit(Pretrain("nano", ["s1", "s2"]), datamodule=tiles_in())
     found = {file.name: np.asarray(Image.open(file)) for file in (tmp_path / "pictures").iterdir()}
     assert set(found) == {"experts-epoch001.png", "reconstruction-epoch001.png"}
-    assert found["reconstruction-epoch001.png"].shape == (18 + 2 * 100, 4 + 6 * 100, 3)
+    assert found["reconstruction-epoch001.png"].shape == (18 + 2 * (14 + 100) + 20, 4 + 6 * 100, 3)
     assert [row[:2] for row in lines(tmp_path / "routing.csv")[1:]] == [["epoch001", b] for b in ("0", "2", "4")]
 
 
