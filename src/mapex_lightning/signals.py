@@ -47,6 +47,16 @@ def _hear(number: int, frame: FrameType | None) -> None:
     _heard.append(number)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """While this is open, `STOP_SIGNALS` wait, also in processes that are started meanwhile, until they `shield`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def shield(worker: int = 0) -> None:
     """Lets a data worker live on after `STOP_SIGNALS`, which clusters send to every process of a job.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from mapex_lightning.data import module
 from mapex_lightning.data.loader import EpochLoader
 from mapex_lightning.data.module import TileData
 from mapex_lightning.data.packed.packing import Packing, pack
@@ -18,6 +21,7 @@ from mapex_lightning.data.sets.ssl4eo import SSL4EO
 from mapex_lightning.data.sets.synthetic import Synthetic
 from mapex_lightning.data.sets.terramesh import TerraMesh
 from mapex_lightning.errors import MapexError
+from mapex_lightning.signals import STOP_SIGNALS, shield
 from mapex_lightning.tiles import Tiles
 from mapex_lightning.train.base import tiles_of
 from tests.sharding import write_set
@@ -186,6 +190,17 @@ def test_weights_are_the_shares_of_shards_and_loose_sets_in_every_epoch(root: Pa
             assert {source for source, _ in mine[tenth : tenth + 10]} == set(data.sets)
         taken += [key for source, key in mine if source is data.sets[0]]
     assert {taken.count(key) for key in data.sets[0].keys("train")} == {5}
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_does_not_end_a_process_that_is_about_to_read(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_early(worker: int) -> None:
+        subprocess.run(["kill", f"-{number}", str(os.getpid())], check=True)
+        shield(worker)
+
+    monkeypatch.setattr(module, "shield", told_early)
+    data = TileData([Synthetic(train=4, val=4, size=16)], ["s1"], size=16, batch_size=2, workers=1)
+    assert len(list(data.val_dataloader())) == 2
 
 
 def test_validation_goes_through_the_shards_of_its_split_once(root: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from mapex_lightning.data.sampler import EpochSampler
 from mapex_lightning.errors import MapexError
+from mapex_lightning.signals import held_back
 from mapex_lightning.tiles import Tile
 
 
@@ -28,6 +30,11 @@ class EpochLoader(DataLoader[Tile]):
         """Which tiles an epoch takes."""
         assert isinstance(self.sampler, EpochSampler)
         return self.sampler
+
+    def _get_iterator(self) -> Any:
+        """Starts the processes that read, which no signal may end before they have shielded themselves."""
+        with held_back():
+            return super()._get_iterator()
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, the number of its batches that have been given, and their size."""
