@@ -65,8 +65,12 @@ def test_a_data_worker_lives_on_after_a_stop_signal_unless_its_parent_ends_it() 
         reader.stdin.write("\n")
         reader.stdin.flush()
         assert reader.stdout.readline() == "has read\n"
-        reader.terminate()
-        assert reader.wait(60) == 0
+        for _ in range(60):  # of two signals that are not yet taken the kernel keeps one, and that may be the other's
+            reader.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                reader.wait(1)
+                break
+        assert reader.poll() == 0
 
 
 ROOT = Path(__file__).parents[1]
