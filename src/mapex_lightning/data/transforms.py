@@ -1,4 +1,4 @@
-"""Crops, flips and rotations that all sensors of a tile undergo together.
+"""Crops, parts, flips and rotations that all sensors of a tile undergo together.
 
 Places are metres from a tile's first corner, so that sensors of different ground sampling distance (gsd) stay
 co-registered. A segmentation mask follows along on its own grid, usually that of the finest sensor.

@@ -34,7 +34,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
             MapexError: see `mapex_lightning.checkpoint.read`.
         """
         found = read(Path(path))
-        return found | {name: _apart(found[name]) for name in ("callbacks",) if name in found}
+        if "callbacks" in found:
+            found["callbacks"] = _apart(found["callbacks"])
+        return found
 
     def remove_checkpoint(self, path: Any) -> None:
         """Removes a checkpoint beside those that were written, and nothing else.

@@ -94,10 +94,9 @@ class Last(Checkpoint):
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
         self.amid = False
-        if trainer.should_stop and not loop._can_stop_early:  # min_epochs and min_steps come first
-            over = False
-        else:
-            over, trainer.should_stop = trainer.should_stop, trainer.should_stop and trainer.is_last_batch
+        over = trainer.should_stop and loop._can_stop_early  # min_epochs and min_steps come first
+        if over:
+            trainer.should_stop = trainer.is_last_batch
         if (
             (batch_idx + 1) % trainer.accumulate_grad_batches
             or trainer.is_last_batch
