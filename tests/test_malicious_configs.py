@@ -122,7 +122,6 @@ MISTAKEN = {
     "no mode": callback("{class_path: EarlyStopping, init_args: {monitor: val/loss, mode: evil}}"),
     "no number of checkpoints": callback("{class_path: ModelCheckpoint, init_args: {save_top_k: -7}}"),
     "no rate": callback("{class_path: StochasticWeightAveraging, init_args: {swa_lrs: -1.0}}"),
-    "no duration": callback("{class_path: Timer, init_args: {duration: evil}}"),
 }
 """Classes of the list with settings that they do not take."""
 
@@ -265,6 +264,7 @@ LEFT_OUT = {
         "OnExceptionCheckpoint",
         "ProgressBar",
         "SpikeDetection",
+        "Timer",
     ),
     *("ThroughputMonitor", "WeightAveraging"),
     *("CometLogger", "LitLogger", "Logger", "MLFlowLogger", "NeptuneLogger", "WandbLogger"),

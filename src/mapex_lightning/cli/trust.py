@@ -44,7 +44,6 @@ THEIRS = (
     callbacks.RichModelSummary,
     callbacks.RichProgressBar,
     callbacks.StochasticWeightAveraging,
-    callbacks.Timer,
     callbacks.TQDMProgressBar,
     loggers.CSVLogger,
     loggers.TensorBoardLogger,
@@ -63,7 +62,8 @@ Left out: what calls functions that it is given (LambdaCallback, ModelPruning, B
 what reads files that it finds (OnExceptionCheckpoint, SpikeDetection, BatchSizeFinder, LearningRateFinder); loggers
 that send figures away (wandb, MLflow, Comet, Neptune); DeepSpeed, whose checkpoints are pickles; and plugins, which
 would take the place of the safe reading and writing of checkpoints. GradientAccumulationScheduler changes how many
-steps an epoch has, by which schedules and runs that go on would go wrong.
+steps an epoch has, by which schedules and runs that go on would go wrong. Timer cannot be written into the settings of
+a run; ``trainer.max_time`` makes one.
 """
 
 OPTION = "--trust"
